@@ -1,0 +1,1 @@
+//! Runs health checks where the component lives and streams the results.

@@ -1,0 +1,1 @@
+//! Rolls results up per HealthScope and serves the verdict.

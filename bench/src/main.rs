@@ -1,0 +1,3 @@
+//! Load and speed programs.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The HealthScope command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tests with real processes, a real browser and a real API server.

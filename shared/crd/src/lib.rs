@@ -1,0 +1,1 @@
+//! The HealthScope API types; pure.

@@ -1,0 +1,1 @@
+//! What each HealthScope process needs: shutdown, tasks, telemetry, TLS.

@@ -1,0 +1,1 @@
+//! What agent and aggregator agree on; pure.

@@ -1,0 +1,3 @@
+//! Project tasks: test, bench, schema.
+
+fn main() {}
