@@ -1,1 +1,13 @@
-//! What agent and aggregator agree on; pure.
+//! What the agent and the aggregator agree on: names, health words, probe specifications, outcomes,
+//! the agent's configuration file, and the wire protocol as messages and state machines.
+//!
+//! Invariants, as absences: nothing here performs IO, reads a clock, draws randomness or spawns. Time
+//! and randomness are arguments. Nothing here imports the agent or the aggregator.
+
+pub mod health;
+pub mod name;
+pub mod probe;
+
+mod text;
+
+pub use text::{one_line, truncate};
