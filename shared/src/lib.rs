@@ -7,6 +7,7 @@
 pub mod health;
 pub mod name;
 pub mod probe;
+pub mod wire;
 
 mod text;
 
