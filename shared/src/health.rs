@@ -166,6 +166,8 @@ reasons! {
     TOO_MANY_REDIRECTS = "TooManyRedirects";
     /// A redirect to another host ended the probe; it counts as success.
     REDIRECT_ELSEWHERE = "RedirectElsewhere";
+    /// A 3xx answer that names nothing to follow (304, or no `Location`); it counts as success.
+    REDIRECT_NOT_FOLLOWED = "RedirectNotFollowed";
     /// The command ended with a non-zero exit code.
     EXIT_CODE = "ExitCode";
     /// The command was ended by a signal.
@@ -176,6 +178,8 @@ reasons! {
     NOT_SERVING = "NotServing";
     /// The gRPC call failed.
     RPC_FAILED = "RpcFailed";
+    /// The probe could not be made for a reason inside the agent.
+    INTERNAL_ERROR = "InternalError";
     /// The machine is out of something the probe needs: descriptors, processes, memory.
     OUT_OF_RESOURCES = "OutOfResources";
 }

@@ -4,9 +4,11 @@
 //! Invariants, as absences: nothing here performs IO, reads a clock, draws randomness or spawns. Time
 //! and randomness are arguments. Nothing here imports the agent or the aggregator.
 
+pub mod flap;
 pub mod health;
 pub mod name;
 pub mod probe;
+pub mod threshold;
 pub mod wire;
 
 mod text;
