@@ -4,6 +4,8 @@
 //! Invariants, as absences: nothing here performs IO, reads a clock, draws randomness or spawns. Time
 //! and randomness are arguments. Nothing here imports the agent or the aggregator.
 
+pub mod config;
+pub mod document;
 pub mod flap;
 pub mod health;
 pub mod name;
