@@ -341,7 +341,7 @@ impl Document {
         let mut events = Parser::new_from_str(self.text()).map_while(Result::ok);
         events.find(|(event, _)| matches!(event, Event::DocumentStart(..)))?;
         let (event, span) = events.next()?;
-        Node::read(event, span, None, &mut events, 0)
+        Node::read(&event, span, None, &mut events, 0)
     }
 }
 
@@ -363,7 +363,7 @@ enum Value {
 
 impl Node {
     fn read<'a>(
-        event: Event<'a>,
+        event: &Event<'a>,
         span: Span,
         key: Option<Span>,
         events: &mut impl Iterator<Item = (Event<'a>, Span)>,
@@ -381,12 +381,12 @@ impl Node {
                         Event::MappingEnd => break Value::Mapping(entries),
                         Event::Scalar(name, ..) => name.into_owned(),
                         other => {
-                            Self::read(other, key_span, None, events, depth + 1)?;
+                            Self::read(&other, key_span, None, events, depth + 1)?;
                             String::new()
                         }
                     };
                     let (event, span) = events.next()?;
-                    entries.push((name, Self::read(event, span, Some(key_span), events, depth + 1)?));
+                    entries.push((name, Self::read(&event, span, Some(key_span), events, depth + 1)?));
                 }
             }
             Event::SequenceStart(..) => {
@@ -396,7 +396,7 @@ impl Node {
                     if matches!(event, Event::SequenceEnd) {
                         break Value::Sequence(items);
                     }
-                    items.push(Self::read(event, span, None, events, depth + 1)?);
+                    items.push(Self::read(&event, span, None, events, depth + 1)?);
                 }
             }
             _ => Value::Leaf,
