@@ -1,1 +1,13 @@
-//! The HealthScope API types; pure.
+//! The `HealthScope` API: its types as users and Kubernetes see them, their validation, and the conditions of its
+//! status.
+//!
+//! Invariants, as absences: nothing here performs IO, reads a clock or knows a client. The time is an argument. The
+//! JSON schema, the CRD, `healthscope explain` and the file reference all come from the types of [`v1beta1`].
+
+pub mod condition;
+pub mod cycle;
+pub mod effective;
+pub mod key;
+pub mod v1beta1;
+
+pub use v1beta1::HealthScope;

@@ -1,0 +1,593 @@
+//! The spec that the rollup uses: whatever a user wrote, validated, with every default filled in.
+//!
+//! All errors are reported at once, each with the path of its field. What can only be seen among the actual members
+//! (a dependency that no member is called by) is not judged here but by the rollup.
+
+use {
+    crate::{
+        cycle::find_cycle,
+        key::{is_label_key, is_label_value},
+        v1beta1::{
+            self, HealthScope, HealthScopeSpec, Maintenance, Policy, Selector, SelectorOperator,
+            SelectorRequirement, UnknownPolicy, WorkloadRef,
+        },
+    },
+    healthscope_shared::{
+        name::{ComponentKey, Kind, Name, Namespace, ScopeKey},
+        one_line,
+        probe::fields::{Errors, FieldError},
+    },
+    jiff::Timestamp,
+    std::{
+        collections::{BTreeMap, BTreeSet},
+        fmt,
+        str::FromStr,
+        time::Duration,
+    },
+};
+
+/// Most members by name: more is a file for `selector`.
+pub const MAX_REFS: usize = 10_000;
+/// Most dependencies of one member; more is a design error or an attack.
+pub const MAX_DEPENDENCIES: usize = 64;
+/// Longest `minHealthySeconds`: a day.
+pub const MAX_MIN_HEALTHY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest reason of a maintenance.
+pub const MAX_REASON_BYTES: usize = 256;
+
+/// A HealthScope that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveScope {
+    /// Which scope.
+    pub key: ScopeKey,
+    /// `metadata.generation`, where the object has one.
+    pub generation: Option<i64>,
+    /// Members by name, in the order written; no two are the same object.
+    pub members: Vec<MemberRef>,
+    /// Members by label; `None` selects nothing.
+    pub selector: Option<Selector>,
+    /// How healths add up.
+    pub policy: EffectivePolicy,
+    /// Work that nobody should be alarmed about.
+    pub maintenance: Option<EffectiveMaintenance>,
+}
+
+/// A member by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberRef {
+    /// Which object.
+    pub key: ComponentKey,
+    /// `apiVersion` as written or meant.
+    pub api_version: String,
+    /// Whether the scope is Unhealthy as soon as this member is not available.
+    pub required: bool,
+    /// What it depends on.
+    pub depends_on: Vec<Dependency>,
+    /// A rule for kinds that are not known.
+    pub healthy_when: Option<String>,
+}
+
+/// What a member depends on, as written: `name` or `Kind/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dependency {
+    /// Its kind, where written.
+    pub kind: Option<Kind>,
+    /// Its name.
+    pub name: Name,
+}
+
+impl Dependency {
+    /// Whether `component` can be what is meant.
+    #[must_use]
+    pub fn matches(&self, component: &ComponentKey) -> bool {
+        self.name == component.name && self.kind.as_ref().is_none_or(|kind| *kind == component.kind)
+    }
+}
+
+impl FromStr for Dependency {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, name) = match text.split_once('/') {
+            Some((kind, name)) => (Some(Kind::new(kind).map_err(|error| error.to_string())?), name),
+            None => (None, text),
+        };
+        let name = Name::new(name).map_err(|error| error.to_string())?;
+        Ok(Self { kind, name })
+    }
+}
+
+/// As written.
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Some(kind) => write!(f, "{kind}/{}", self.name),
+            None => write!(f, "{}", self.name),
+        }
+    }
+}
+
+/// How the healths of the components add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EffectivePolicy {
+    /// Percentage of the components that must be available, 0 to 100.
+    pub min_available: u8,
+    /// What an unknown component counts as.
+    pub unknown: UnknownPolicy,
+    /// How long a better health must last before it is shown.
+    pub min_healthy: Duration,
+}
+
+impl Default for EffectivePolicy {
+    fn default() -> Self {
+        Self {
+            min_available: 100,
+            unknown: UnknownPolicy::Unknown,
+            min_healthy: Duration::ZERO,
+        }
+    }
+}
+
+/// Work that nobody should be alarmed about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveMaintenance {
+    /// When it ends by itself.
+    pub until: Option<Timestamp>,
+    /// What is being done.
+    pub reason: String,
+}
+
+impl EffectiveMaintenance {
+    /// Whether it still lasts.
+    #[must_use]
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+impl Selector {
+    /// Whether a bearer of these labels is selected; as in Kubernetes everything must hold, and an absent label is
+    /// not in any list.
+    #[must_use]
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let Self {
+            match_labels,
+            match_expressions,
+        } = self;
+        match_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+            && match_expressions
+                .iter()
+                .all(|requirement| requirement.matches(labels))
+    }
+}
+
+impl SelectorRequirement {
+    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        let Self {
+            key,
+            operator,
+            values,
+        } = self;
+        let found = labels.get(key);
+        match operator {
+            SelectorOperator::In => found.is_some_and(|value| values.contains(value)),
+            SelectorOperator::NotIn => found.is_none_or(|value| !values.contains(value)),
+            SelectorOperator::Exists => found.is_some(),
+            SelectorOperator::DoesNotExist => found.is_none(),
+        }
+    }
+}
+
+/// The key of a nested scope as a component.
+#[must_use]
+pub fn scope_component(scope: &ScopeKey) -> ComponentKey {
+    ComponentKey {
+        namespace: scope.namespace.clone(),
+        group: v1beta1::GROUP.into(),
+        kind: Kind::new(v1beta1::KIND).expect("the kind of a scope is a valid kind"),
+        name: scope.name.clone(),
+    }
+}
+
+/// The scope that a component is, when it is a nested scope.
+#[must_use]
+pub fn component_scope(component: &ComponentKey) -> Option<ScopeKey> {
+    let is_scope = component.group == v1beta1::GROUP && component.kind.as_str() == v1beta1::KIND;
+    is_scope.then(|| ScopeKey {
+        namespace: component.namespace.clone(),
+        name: component.name.clone(),
+    })
+}
+
+/// Whether a component is one that files declare and agents announce (`kind: Component`).
+#[must_use]
+pub fn is_file_component(component: &ComponentKey) -> bool {
+    component.group == ComponentKey::FILE_GROUP && component.kind.as_str() == "Component"
+}
+
+/// Validates a HealthScope and fills in every default.
+///
+/// # Errors
+/// All fields that cannot be used.
+pub fn effective(scope: &HealthScope) -> Result<EffectiveScope, Vec<FieldError>> {
+    let mut found = Vec::new();
+    let mut errors = Errors::new("", &mut found);
+    let key = scope_key(scope, &mut errors);
+    let HealthScopeSpec {
+        workload_refs,
+        selector,
+        policy,
+        maintenance,
+    } = &scope.spec;
+    let mut errors = errors.at("spec");
+    let namespace = key
+        .as_ref()
+        .map_or_else(Namespace::default_namespace, |key| key.namespace.clone());
+    let members = members(workload_refs, key.as_ref(), &namespace, &mut errors);
+    if let Some(selector) = selector {
+        check_selector(selector, &mut errors.at("selector"));
+    }
+    let policy = effective_policy(policy.as_ref(), &mut errors.at("policy"));
+    let maintenance = maintenance
+        .as_ref()
+        .map(|maintenance| effective_maintenance(maintenance, &mut errors.at("maintenance")));
+    match key {
+        Some(key) if found.is_empty() => Ok(EffectiveScope {
+            key,
+            generation: scope.metadata.generation,
+            members,
+            selector: selector.clone(),
+            policy,
+            maintenance,
+        }),
+        Some(_) | None => Err(found),
+    }
+}
+
+fn scope_key(scope: &HealthScope, errors: &mut Errors<'_>) -> Option<ScopeKey> {
+    let mut errors = errors.at("metadata");
+    let namespace = match scope.metadata.namespace.as_deref() {
+        None | Some("") => Some(Namespace::default_namespace()),
+        Some(namespace) => Namespace::new(namespace)
+            .map_err(|error| errors.at("namespace").push(error.to_string()))
+            .ok(),
+    };
+    let name = match scope.metadata.name.as_deref() {
+        None | Some("") => {
+            errors.at("name").push("a scope needs a name");
+            None
+        }
+        Some(name) => Name::new(name)
+            .map_err(|error| errors.at("name").push(error.to_string()))
+            .ok(),
+    };
+    Some(ScopeKey {
+        namespace: namespace?,
+        name: name?,
+    })
+}
+
+fn members(
+    refs: &[WorkloadRef],
+    scope: Option<&ScopeKey>,
+    namespace: &Namespace,
+    errors: &mut Errors<'_>,
+) -> Vec<MemberRef> {
+    if refs.len() > MAX_REFS {
+        errors.at("workloadRefs").push(format!(
+            "{} members by name are more than the {MAX_REFS} that are possible; find them by label with selector",
+            refs.len()
+        ));
+        return Vec::new();
+    }
+    // Position in `refs` beside each member, for the paths of errors.
+    let mut members: Vec<(usize, MemberRef)> = Vec::with_capacity(refs.len());
+    let mut places: BTreeMap<ComponentKey, usize> = BTreeMap::new();
+    let itself = scope.map(scope_component);
+    for (index, workload) in refs.iter().enumerate() {
+        let mut errors = errors.index("workloadRefs", index);
+        let Some(member) = member(workload, namespace, &mut errors) else {
+            continue;
+        };
+        if Some(&member.key) == itself.as_ref() {
+            errors.push("a scope cannot be a member of itself");
+            continue;
+        }
+        if let Some(first) = places.get(&member.key) {
+            errors.push(format!(
+                "{} is already named by workloadRefs[{first}]",
+                member.key
+            ));
+            continue;
+        }
+        places.insert(member.key.clone(), index);
+        members.push((index, member));
+    }
+    check_dependencies(&members, errors);
+    members.into_iter().map(|(_, member)| member).collect()
+}
+
+fn member(workload: &WorkloadRef, namespace: &Namespace, errors: &mut Errors<'_>) -> Option<MemberRef> {
+    let WorkloadRef {
+        api_version,
+        kind,
+        name,
+        required,
+        depends_on,
+        healthy_when,
+    } = workload;
+    let kind = parse::<Kind>(
+        kind,
+        &mut errors.at("kind"),
+        "a kind such as Component or Deployment is needed",
+    );
+    let name = parse::<Name>(name, &mut errors.at("name"), "the name of the member is needed");
+    let api_version = match (api_version.as_deref(), kind.as_ref().map(Kind::as_str)) {
+        (Some(api_version), _) if !api_version.is_empty() => Some(api_version),
+        (_, Some("Component")) => Some(v1beta1::FILE_API_VERSION),
+        (_, Some(v1beta1::KIND)) => Some(v1beta1::API_VERSION),
+        (_, Some(kind)) => {
+            errors
+                .at("apiVersion")
+                .push(format!("the apiVersion of {kind} is needed, such as apps/v1"));
+            None
+        }
+        (_, None) => None,
+    };
+    let group = api_version.and_then(|api_version| {
+        let group = group_of(api_version);
+        if group.is_none() {
+            let shown = one_line(api_version, 80);
+            errors.at("apiVersion").push(format!(
+                "{shown:?} is not an apiVersion: write group/version such as apps/v1, or v1"
+            ));
+        }
+        group
+    });
+    let depends_on = dependencies(depends_on, errors);
+    let key = ComponentKey {
+        namespace: namespace.clone(),
+        group: group?.into(),
+        kind: kind?,
+        name: name?,
+    };
+    if let Some(rule) = healthy_when {
+        let mut errors = errors.at("healthyWhen");
+        if is_file_component(&key) || component_scope(&key).is_some() {
+            errors.push(format!(
+                "healthyWhen is for Kubernetes objects; the health of a {} is what its {} say",
+                key.kind,
+                if is_file_component(&key) {
+                    "probes"
+                } else {
+                    "members"
+                }
+            ));
+        } else if rule.is_empty() || rule.len() > 1024 {
+            errors.push("must be an expression of 1 to 1024 bytes");
+        }
+    }
+    Some(MemberRef {
+        key,
+        api_version: api_version?.into(),
+        required: *required,
+        depends_on,
+        healthy_when: healthy_when.clone(),
+    })
+}
+
+fn parse<T: FromStr<Err: fmt::Display>>(text: &str, errors: &mut Errors<'_>, when_empty: &str) -> Option<T> {
+    if text.is_empty() {
+        errors.push(when_empty);
+        return None;
+    }
+    text.parse()
+        .map_err(|error: T::Err| errors.push(error.to_string()))
+        .ok()
+}
+
+/// The group of an `apiVersion`, empty for the core group; `None` when it is not one.
+fn group_of(api_version: &str) -> Option<&str> {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let is_version = version.starts_with(|c: char| c.is_ascii_lowercase()) && Namespace::new(version).is_ok();
+    let is_group = group.is_empty() && !api_version.contains('/') || Name::new(group).is_ok();
+    (is_version && is_group).then_some(group)
+}
+
+fn dependencies(written: &[String], errors: &mut Errors<'_>) -> Vec<Dependency> {
+    if written.len() > MAX_DEPENDENCIES {
+        errors
+            .at("dependsOn")
+            .push(format!("at most {MAX_DEPENDENCIES} are possible"));
+        return Vec::new();
+    }
+    let mut seen = BTreeSet::new();
+    let mut dependencies = Vec::with_capacity(written.len());
+    for (index, text) in written.iter().enumerate() {
+        let mut errors = errors.index("dependsOn", index);
+        match text.parse::<Dependency>() {
+            Ok(dependency) if !seen.insert(dependency.clone()) => {
+                errors.push(format!("{dependency} is written twice"))
+            }
+            Ok(dependency) => dependencies.push(dependency),
+            Err(error) => errors.push(format!("{error}; write name or Kind/name")),
+        }
+    }
+    dependencies
+}
+
+/// Refuses dependencies that could mean several of the named members, and cycles among these.
+fn check_dependencies(members: &[(usize, MemberRef)], errors: &mut Errors<'_>) {
+    let mut by_name: BTreeMap<&Name, Vec<usize>> = BTreeMap::new();
+    for (position, (_, member)) in members.iter().enumerate() {
+        by_name.entry(&member.key.name).or_default().push(position);
+    }
+    let mut edges = vec![Vec::new(); members.len()];
+    for (position, (index, member)) in members.iter().enumerate() {
+        for (at, dependency) in member.depends_on.iter().enumerate() {
+            let candidates: Vec<usize> = by_name
+                .get(&dependency.name)
+                .into_iter()
+                .flatten()
+                .copied()
+                .filter(|&candidate| dependency.matches(&members[candidate].1.key))
+                .collect();
+            match candidates[..] {
+                [] => {}
+                [only] => edges[position].push(only),
+                [..] => {
+                    let choices: Vec<String> = candidates
+                        .iter()
+                        .map(|&choice| members[choice].1.key.to_string())
+                        .collect();
+                    errors
+                        .index("workloadRefs", *index)
+                        .index("dependsOn", at)
+                        .push(format!(
+                            "{dependency} could be any of {}; write one of these",
+                            choices.join(", ")
+                        ));
+                }
+            }
+        }
+    }
+    if let Some(cycle) = find_cycle(&edges) {
+        let (index, _) = members[cycle[0]];
+        let names: Vec<&Name> = cycle
+            .iter()
+            .chain(&cycle[..1])
+            .map(|&at| &members[at].1.key.name)
+            .collect();
+        errors.index("workloadRefs", index).at("dependsOn").push(format!(
+            "members depend on each other in a cycle: {}",
+            arrows(names)
+        ));
+    }
+}
+
+/// `web → cart → db → web`: how a cycle is written out.
+#[must_use]
+pub fn arrows(steps: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let steps: Vec<String> = steps.into_iter().map(|step| step.to_string()).collect();
+    steps.join(" → ")
+}
+
+fn check_selector(selector: &Selector, errors: &mut Errors<'_>) {
+    let Selector {
+        match_labels,
+        match_expressions,
+    } = selector;
+    for (key, value) in match_labels {
+        let mut errors = errors.at(format_args!("matchLabels[{:?}]", one_line(key, 80)));
+        check_label_key(key, &mut errors);
+        check_label_value(value, &mut errors);
+    }
+    for (index, requirement) in match_expressions.iter().enumerate() {
+        let SelectorRequirement {
+            key,
+            operator,
+            values,
+        } = requirement;
+        let mut errors = errors.index("matchExpressions", index);
+        check_label_key(key, &mut errors.at("key"));
+        match operator {
+            SelectorOperator::In | SelectorOperator::NotIn => {
+                if values.is_empty() {
+                    errors.at("values").push("In and NotIn need at least one value");
+                }
+                for (index, value) in values.iter().enumerate() {
+                    check_label_value(value, &mut errors.index("values", index));
+                }
+            }
+            SelectorOperator::Exists | SelectorOperator::DoesNotExist => {
+                if !values.is_empty() {
+                    errors.at("values").push("Exists and DoesNotExist take no values");
+                }
+            }
+        }
+    }
+}
+
+fn check_label_key(key: &str, errors: &mut Errors<'_>) {
+    if !is_label_key(key) {
+        let shown = one_line(key, 80);
+        errors.push(format!("{shown:?} is not a label: write name or domain/name"));
+    }
+}
+
+fn check_label_value(value: &str, errors: &mut Errors<'_>) {
+    if !is_label_value(value) {
+        let shown = one_line(value, 80);
+        errors.push(format!(
+            "{shown:?} cannot be the value of a label: at most 63 letters, digits, '-', '_' and '.', starting and \
+             ending with a letter or digit"
+        ));
+    }
+}
+
+fn effective_policy(policy: Option<&Policy>, errors: &mut Errors<'_>) -> EffectivePolicy {
+    let defaults = EffectivePolicy::default();
+    let Some(policy) = policy else { return defaults };
+    let Policy {
+        min_available,
+        unknown_policy,
+        min_healthy_seconds,
+    } = policy;
+    let min_available = match *min_available {
+        None => defaults.min_available,
+        Some(percent) => u8::try_from(percent)
+            .ok()
+            .filter(|&percent| percent <= 100)
+            .unwrap_or_else(|| {
+                errors
+                    .at("minAvailable")
+                    .push(format!("{percent} is not a percentage: 0 to 100"));
+                defaults.min_available
+            }),
+    };
+    let min_healthy = match *min_healthy_seconds {
+        None => defaults.min_healthy,
+        Some(seconds) => u64::try_from(seconds)
+            .ok()
+            .map(Duration::from_secs)
+            .filter(|&duration| duration <= MAX_MIN_HEALTHY)
+            .unwrap_or_else(|| {
+                errors.at("minHealthySeconds").push(format!(
+                    "{seconds} is not possible: 0 to {} (a day)",
+                    MAX_MIN_HEALTHY.as_secs()
+                ));
+                defaults.min_healthy
+            }),
+    };
+    EffectivePolicy {
+        min_available,
+        unknown: unknown_policy.unwrap_or_default(),
+        min_healthy,
+    }
+}
+
+fn effective_maintenance(maintenance: &Maintenance, errors: &mut Errors<'_>) -> EffectiveMaintenance {
+    let Maintenance { until, reason } = maintenance;
+    let until = until.as_deref().and_then(|until| {
+        until
+            .parse::<Timestamp>()
+            .map_err(|_| {
+                let shown = one_line(until, 40);
+                errors.at("until").push(format!(
+                    "{shown:?} is not a time with its offset, such as 2026-12-01T06:00:00Z"
+                ));
+            })
+            .ok()
+    });
+    if reason.len() > MAX_REASON_BYTES {
+        errors
+            .at("reason")
+            .push(format!("longer than {MAX_REASON_BYTES} bytes"));
+    }
+    EffectiveMaintenance {
+        until,
+        reason: one_line(reason, MAX_REASON_BYTES),
+    }
+}

@@ -1,0 +1,102 @@
+//! Labels and annotations by which a component says which scopes it belongs to and what it depends on.
+
+use {healthscope_shared::name::Name, std::collections::BTreeMap};
+
+/// What all our labels and annotations start with.
+pub const PREFIX: &str = "healthscope.core.oam.dev/";
+/// Label: the component belongs to the scope of this name.
+pub const SCOPE_NAME: &str = "healthscope.core.oam.dev/name";
+/// Annotation: the components that this one depends on, `db,cache`, each `name` or `Kind/name`.
+pub const DEPENDS_ON: &str = "healthscope.core.oam.dev/depends-on";
+/// Keys after [`PREFIX`] that mean something else: a scope that is called like one of these is named by
+/// [`SCOPE_NAME`] alone.
+pub const RESERVED: &[&str] = &["depends-on", "inject", "mirror", "name", "probes", "resources"];
+/// Longest name part of a label key in Kubernetes; a scope with a longer name is named by [`SCOPE_NAME`] alone.
+pub const MAX_KEY_NAME_BYTES: usize = 63;
+
+/// The names of the scopes to which these labels say that their bearer belongs, in no particular order; a name may
+/// come twice.
+pub fn scope_names(labels: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+    let by_value = labels.get(SCOPE_NAME).map(String::as_str);
+    let by_key = labels
+        .range(PREFIX.to_owned()..)
+        .take_while(|(key, _)| key.starts_with(PREFIX))
+        .filter_map(|(key, value)| {
+            let name = &key[PREFIX.len()..];
+            (value == "true" && !RESERVED.contains(&name)).then_some(name)
+        });
+    by_value.into_iter().chain(by_key)
+}
+
+/// The entries of a depends-on annotation, without blanks and empty ones.
+pub fn depends_on(annotation: &str) -> impl Iterator<Item = &str> {
+    annotation
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+}
+
+/// Whether Kubernetes accepts `key` as the key of a label: `name` or `domain/name`.
+#[must_use]
+pub fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    !name.is_empty() && is_label_value(name) && prefix.is_none_or(|prefix| Name::new(prefix).is_ok())
+}
+
+/// Whether Kubernetes accepts `value` as the value of a label.
+#[must_use]
+pub fn is_label_value(value: &str) -> bool {
+    value.len() <= MAX_KEY_NAME_BYTES
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && value.bytes().next().is_none_or(|b| b.is_ascii_alphanumeric())
+        && value
+            .bytes()
+            .next_back()
+            .is_none_or(|b| b.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_named_by_value_and_by_key() {
+        #[track_caller]
+        fn check(labels: &[(&str, &str)], expected: &[&str]) {
+            let labels = labels
+                .iter()
+                .map(|&(key, value)| (key.into(), value.into()))
+                .collect();
+            assert_eq!(scope_names(&labels).collect::<Vec<_>>(), expected);
+        }
+        check(&[], &[]);
+        check(&[("app", "shop"), ("name", "shop")], &[]);
+        check(&[("healthscope.core.oam.dev/name", "shop")], &["shop"]);
+        check(&[("healthscope.core.oam.dev/shop", "true")], &["shop"]);
+        check(&[("healthscope.core.oam.dev/shop", "false")], &[]);
+        check(&[("healthscope.core.oam.dev/inject", "true")], &[]);
+        check(
+            &[
+                ("healthscope.core.oam.dev/a", "true"),
+                ("healthscope.core.oam.dev/name", "true"),
+                ("healthscope.core.oam.dev/z", "true"),
+                ("z", "true"),
+            ],
+            &["true", "a", "z"],
+        );
+    }
+
+    #[test]
+    fn a_depends_on_annotation_is_a_list() {
+        assert_eq!(
+            depends_on(" db, Component/cache ,,").collect::<Vec<_>>(),
+            ["db", "Component/cache"]
+        );
+        assert_eq!(depends_on("").count(), 0);
+    }
+}
