@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod build;
+pub mod config_files;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
