@@ -1,1 +1,12 @@
-//! The aggregator's brain; pure.
+//! The aggregator's brain: from what agents say to the health of every scope, and why.
+//!
+//! [`store::Store`] is the one owner of all state: events go in by `apply`, changed scopes come out of `publish`, and
+//! readers share an immutable [`snapshot::Snapshot`]. [`rollup`] is the pure heart; [`status`] makes the very object
+//! that Kubernetes gets; [`view`] is the public JSON.
+//!
+//! Invariants, as absences: nothing here performs IO, reads a clock, draws randomness or spawns; time is an argument
+//! ([`event::Now`]). The iteration order of a hash table is never visible: the same events give the same answers.
+
+pub mod event;
+pub mod snapshot;
+pub mod view;
