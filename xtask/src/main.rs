@@ -1,3 +1,62 @@
-//! Project tasks: test, bench, schema.
+//! Project tasks: `cargo xtask --help`.
+//!
+//! Holds no logic besides running things: what a test, a benchmark or a generator does is in its own crate.
 
-fn main() {}
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a task does is said to whoever runs it"
+)]
+
+mod bench;
+mod deps;
+mod generated;
+mod prerequisite;
+mod run;
+mod test;
+
+use {
+    clap::{Parser, Subcommand},
+    std::process::ExitCode,
+};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Tasks of the HealthScope project",
+    disable_help_subcommand = true
+)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Test everything, installing and building first what the tests need.
+    Test(test::Args),
+    /// Run one benchmark of `bench/`, installing the peers it is compared with.
+    Bench(bench::Args),
+    /// Write the committed files that are generated from the Rust types.
+    Schema(generated::Args),
+    /// Check who may depend on whom, licences and duplicate versions.
+    Deps(deps::Args),
+}
+
+fn main() -> ExitCode {
+    let Args { task } = Args::parse();
+    perform(task).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn perform(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Test(args) => return test::run(args),
+        Task::Bench(args) => bench::run(&args)?,
+        Task::Schema(args) => generated::run(&args)?,
+        Task::Deps(args) => deps::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
