@@ -50,6 +50,26 @@ pub fn one_line(text: &str, max_bytes: usize) -> String {
     truncate(&line, max_bytes).into_owned()
 }
 
+/// Makes text of several lines printable, at most `max_bytes` bytes: line feeds and tabs stay, carriage returns go,
+/// other control characters (escape sequences among them) become `�`.
+#[must_use]
+pub fn printable(text: &str, max_bytes: usize) -> String {
+    let is_fine = |c: char| matches!(c, '\n' | '\t') || !is_unprintable(c);
+    let shown: String = truncate(text, max_bytes)
+        .chars()
+        .filter(|&c| c != '\r')
+        .map(|c| {
+            if is_fine(c) {
+                c
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect();
+    // A replacement takes more bytes than what it replaces.
+    truncate(&shown, max_bytes).into_owned()
+}
+
 /// Control characters and the bidirectional overrides that reorder what a person reads.
 fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -65,6 +85,15 @@ mod tests {
         assert_eq!(truncate("abcdefgh", 6), "abc…");
         assert_eq!(truncate("ééééé", 8), "éé…");
         assert_eq!(truncate("abc", 2), "");
+    }
+
+    #[test]
+    fn printable_text_keeps_its_lines_and_nothing_else() {
+        assert_eq!(
+            printable("a\n\tb\r\x1b[31m\u{202e}", 100),
+            "a\n\tb\u{fffd}[31m\u{fffd}"
+        );
+        assert!(printable(&"\0".repeat(100), 40).len() <= 40);
     }
 
     #[test]
