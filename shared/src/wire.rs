@@ -169,6 +169,10 @@ pub struct Hello {
     pub epoch: Epoch,
     /// Sequence number of the latest transition, 0 before the first.
     pub seq: Seq,
+    /// Up to where any aggregator has acknowledged this epoch: to one that does not know the epoch, what came before
+    /// is not a gap.
+    #[serde(default)]
+    pub acked: Seq,
 }
 
 /// Everything the agent watches, complete; may be split over several messages with rising `part`.

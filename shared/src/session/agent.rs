@@ -351,6 +351,7 @@ impl AgentSession {
                         version: self.version.clone(),
                         epoch: self.epoch,
                         seq: outbox.seq(),
+                        acked: outbox.acked(),
                     })));
                 }
                 if now >= *since + WELCOME_DEADLINE {

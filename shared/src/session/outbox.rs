@@ -69,6 +69,8 @@ pub struct Outbox {
     cells: BTreeMap<ProbeId, Cell>,
     /// Number of the latest transition.
     seq: Seq,
+    /// Acknowledged up to here, by whichever aggregator.
+    acked: Seq,
     /// Transitions not acknowledged yet, oldest first; at most [`RING`].
     ring: VecDeque<Entry>,
     /// Number of the latest transition that left the ring without having been acknowledged.
@@ -293,6 +295,12 @@ impl Outbox {
         self.seq
     }
 
+    /// Number of the latest transition that any aggregator has acknowledged.
+    #[must_use]
+    pub const fn acked(&self) -> Seq {
+        self.acked
+    }
+
     /// Rises with every announcement; 0 before the first.
     #[must_use]
     pub const fn revision(&self) -> u32 {
@@ -364,6 +372,7 @@ impl Outbox {
 
     /// Everything up to `seq` has been taken in.
     pub(super) fn acknowledge(&mut self, seq: Seq) {
+        self.acked = self.acked.max(seq);
         while let Some(entry) = self.ring.front()
             && entry.record.seq <= seq
         {

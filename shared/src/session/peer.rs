@@ -14,9 +14,10 @@
 //! on close or error   tell the store that the session ended, with session.last_heard()
 //! ```
 //!
-//! What the store must do: apply a session's events in order and ignore those of a session that was replaced; answer
-//! [`Event::Hello`] with `acked` only when it knows the epoch *and* has had a `complete` report of it since the
-//! last gap ([`Reported::missed`]); answer [`Event::Reported`] with [`PeerSession::applied`] once it is applied.
+//! Replays and gaps are the store's to judge, since only it knows what is applied. What it must do: apply a session's
+//! events in order and ignore those of a session that was replaced; leave out transitions that it has; count
+//! numbers that are skipped; answer [`Event::Hello`] with `acked` only when it knows the epoch *and* has had a
+//! complete state of it since the latest gap; answer [`Event::Reported`] with [`PeerSession::applied`].
 
 use {
     self::{allowance::Allowance, announcement::Assembly, ids::IdSet},
@@ -31,7 +32,7 @@ use {
         wire::{
             Ack, AgentMessage, Announce, AnnouncedInstance, Ca, DecodeError, Drain, Hello,
             MAX_PROBES_PER_AGENT, PROTOCOL, ProbeId, Probed, Record, Redirect, Report, Resync, RunProbe, Seq,
-            ServerMessage, Summary, Unsupported, Welcome, close as code,
+            ServerMessage, Unsupported, Welcome, close as code,
         },
     },
     std::{
@@ -86,8 +87,9 @@ pub enum Event {
     Hello(Hello),
     /// Everything that the agent watches; replaces what was announced before.
     Announced(Vec<AnnouncedInstance>),
-    /// What it found; answer with [`PeerSession::applied`].
-    Reported(Reported),
+    /// What it found, to be applied as one: transitions in ascending order, then states, then `complete`. Records of
+    /// removed probes are left out, so numbers may be missing. Answer with [`PeerSession::applied`].
+    Reported(Report),
     /// The result of a run that was asked for.
     Probed(Probed),
     /// The agent stops on purpose.
@@ -95,24 +97,8 @@ pub enum Event {
         /// Why, for a person.
         reason: String,
     },
-}
-
-/// A report after all checks; to be applied in the order of the fields, as one.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reported {
-    /// Transitions that exist and will never be seen: they left the agent's ring. Count them, and regard what is
-    /// known of the agent as incomplete until a report is `complete`.
-    pub missed: u64,
-    /// New transitions, oldest first, each once.
-    pub transitions: Vec<Record>,
-    /// Present states.
-    pub states: Vec<Record>,
-    /// Every announced probe's state has been sent as of `seq`, in this and former reports of this session.
-    pub complete: bool,
-    /// What equal results added up to.
-    pub summaries: Vec<Summary>,
-    /// Acknowledge this when all of the above is applied; `None` when nothing new can be acknowledged.
-    pub acknowledge: Option<Seq>,
+    /// It was heard of otherwise.
+    Alive,
 }
 
 /// The answer to a hello.
@@ -146,8 +132,6 @@ pub enum RunRefused {
 /// What was odd but harmless, since the session began; for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Oddities {
-    /// Transitions that had been sent before.
-    pub replayed: u32,
     /// Records of probes that a newer announcement removed.
     pub removed: u32,
     /// Messages of unknown type, answers to nothing.
@@ -174,8 +158,6 @@ pub struct PeerSession {
     assembly: Option<Box<Assembly>>,
     /// The agent's latest transition, as it says.
     latest: Seq,
-    /// The latest transition seen or known to be missed; `None` before the first of an unknown epoch.
-    seen: Option<Seq>,
     applied: Seq,
     acked: Seq,
     /// Something applied waits for its acknowledgement since.
@@ -264,7 +246,6 @@ impl PeerSession {
             is_replaced: false,
             assembly: None,
             latest: Seq(0),
-            seen: None,
             applied: Seq(0),
             acked: Seq(0),
             unacked_since: None,
@@ -292,7 +273,7 @@ impl PeerSession {
             }
             Frame::Ping | Frame::Pong => {
                 self.allowance.pay(1, now);
-                return None;
+                return Some(Event::Alive);
             }
         };
         let message = match AgentMessage::decode(text) {
@@ -301,7 +282,7 @@ impl PeerSession {
                 self.allowance.pay(1, now);
                 self.oddities.unknown = self.oddities.unknown.saturating_add(1);
                 self.outgoing().unsupported = Some(one_line(&what, MAX_VERSION_BYTES));
-                return None;
+                return Some(Event::Alive);
             }
             Err(DecodeError::TooBig(_)) => {
                 self.end(code::TOO_BIG, "message over the limit", now);
@@ -363,7 +344,7 @@ impl PeerSession {
                 reason: format!("protocol 0 is not spoken here, {PROTOCOL} is"),
             });
         }
-        if hello.seq.0 > MAX_SAFE_INTEGER {
+        if hello.seq.0 > MAX_SAFE_INTEGER || hello.acked > hello.seq {
             return Err(breach("sequence number out of range"));
         }
         hello.version = one_line(&hello.version, MAX_VERSION_BYTES);
@@ -442,38 +423,18 @@ impl PeerSession {
         }
         self.latest = seq;
 
-        // What has been seen is left out, and what is skipped is counted.
-        let before = self.seen;
-        if let Some(seen) = self.seen {
-            let replayed = transitions.partition_point(|record| record.seq <= seen);
-            transitions.drain(..replayed);
-            self.oddities.replayed = saturating_count(self.oddities.replayed, replayed);
-        }
-        let count = u64::try_from(transitions.len()).unwrap_or(u64::MAX);
-        let mut missed = 0;
-        if let (Some(first), Some(last)) = (transitions.first(), transitions.last()) {
-            let expected = self.seen.map_or(first.seq.0 - 1, |seen| seen.0);
-            missed = (last.seq.0 - expected).saturating_sub(count);
-            self.seen = Some(last.seq);
-        }
-        if complete {
-            missed += self.seen.map_or(0, |seen| seq.0.saturating_sub(seen.0));
-            self.seen = Some(seq);
-        }
-
         self.admit(&mut transitions, |record| record.probe)?;
         self.admit(&mut states, |record| record.probe)?;
         self.admit(&mut summaries, |summary| summary.probe)?;
         for record in transitions.iter_mut().chain(&mut states) {
             bound(record);
         }
-        Ok(Event::Reported(Reported {
-            missed,
+        Ok(Event::Reported(Report {
+            seq,
             transitions,
             states,
             complete,
             summaries,
-            acknowledge: self.seen.filter(|_| self.seen != before),
         }))
     }
 
@@ -528,7 +489,6 @@ impl PeerSession {
         } = accept;
         // An agent that has fewer transitions than the store was restored from a snapshot: all is asked for.
         let acked = acked.filter(|&acked| acked <= self.latest);
-        self.seen = acked;
         self.applied = acked.unwrap_or_default();
         self.acked = self.applied;
         self.outgoing().welcome = Some(Welcome {
