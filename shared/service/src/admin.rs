@@ -6,6 +6,7 @@
 
 use {
     bytes::Bytes,
+    futures_util::{FutureExt, future::BoxFuture},
     http_body_util::Full,
     hyper::{
         Method, Request, Response, StatusCode,
@@ -243,6 +244,7 @@ enum Connection {
 pub type Page = (&'static str, String);
 
 type Pages = dyn Fn(&str) -> Option<Page> + Send + Sync;
+type AskedPage = dyn Fn() -> BoxFuture<'static, Option<Page>> + Send + Sync;
 type Metrics = dyn Fn() -> String + Send + Sync;
 
 /// What the endpoint answers; clones share it.
@@ -251,6 +253,7 @@ pub struct Admin {
     readiness: Readiness,
     metrics: Arc<Metrics>,
     pages: Arc<Pages>,
+    asked: Vec<(&'static str, Arc<AskedPage>)>,
 }
 
 impl fmt::Debug for Admin {
@@ -269,6 +272,7 @@ impl Admin {
             readiness,
             metrics: Arc::new(String::new),
             pages: Arc::new(|_| None),
+            asked: Vec::new(),
         }
     }
 
@@ -283,6 +287,18 @@ impl Admin {
     #[must_use]
     pub fn pages(mut self, pages: impl Fn(&str) -> Option<Page> + Send + Sync + 'static) -> Self {
         self.pages = Arc::new(pages);
+        self
+    }
+
+    /// Adds one page that another task has to be asked for; 503 when that gives `None`. Pages set here win over those of
+    /// [`Admin::pages`].
+    #[must_use]
+    pub fn asked_page<F, A>(mut self, path: &'static str, ask: F) -> Self
+    where
+        F: Fn() -> A + Send + Sync + 'static,
+        A: Future<Output = Option<Page>> + Send + 'static,
+    {
+        self.asked.push((path, Arc::new(move || ask().boxed())));
         self
     }
 
@@ -328,8 +344,8 @@ impl Admin {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn(|request: Request<Incoming>| {
-            let response = self.answer(request.method(), request.uri().path());
-            async move { Ok::<_, Infallible>(response) }
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri().path()).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -345,7 +361,7 @@ impl Admin {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    async fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             let mut response = respond(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -356,6 +372,16 @@ impl Admin {
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
+        }
+        if let Some((_, ask)) = self.asked.iter().find(|(asked, _)| *asked == path) {
+            return match ask().await {
+                Some((content_type, body)) => respond(StatusCode::OK, content_type, body),
+                None => respond(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    TEXT,
+                    "shutting down\n".to_owned(),
+                ),
+            };
         }
         match path {
             // That this runs at all is the proof: the loop turned.
@@ -418,6 +444,8 @@ mod tests {
     fn example(readiness: &Readiness) -> Admin {
         Admin::new(readiness.clone())
             .metrics(|| "up 1\n".to_owned())
+            .asked_page("/asked", || async { Some((TEXT, "answered\n".to_owned())) })
+            .asked_page("/unanswered", || async { None })
             .pages(|path| match path {
                 "/status" => Some(("application/json", "{}".to_owned())),
                 "/broken" => panic!("a page's bug"),
@@ -453,6 +481,8 @@ mod tests {
         served.check("GET /metrics", "200", "up 1\n").await;
         served.check("HEAD /metrics", "200", "").await;
         served.check("GET /status", "200", "{}").await;
+        served.check("GET /asked", "200", "answered\n").await;
+        served.check("GET /unanswered", "503", "shutting down\n").await;
         served.check("GET /nothing", "404", "not found\n").await;
         served.check("POST /livez", "405", "only GET and HEAD\n").await;
         assert!(served.ask("POST /livez").await.contains("allow: GET, HEAD"));

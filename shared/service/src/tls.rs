@@ -142,14 +142,25 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
 pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     install_provider();
     let roots = match ca {
-        Some(path) => roots_of(path)?,
+        Some(path) => roots_of(path, &read_file("the CA file", path)?)?,
         None => platform_roots()?,
     };
+    Ok(client_config_trusting(roots))
+}
+
+/// Makes a client's configuration that trusts the authorities in `pem`, and those alone. `origin` is what errors call
+/// the text: it came from elsewhere than a file.
+pub fn client_config_from_pem(origin: &Path, pem: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
+    install_provider();
+    Ok(client_config_trusting(roots_of(origin, pem)?))
+}
+
+fn client_config_trusting(roots: RootCertStore) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// Makes a client's configuration that accepts any certificate of any server.
@@ -166,9 +177,9 @@ pub fn insecure_client_config() -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore, TlsError> {
+fn roots_of(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates("the CA file", path)? {
+    for certificate in certificates_in("the CA file", path, pem)? {
         roots.add(certificate).map_err(|source| TlsError::Authority {
             path: path.into(),
             source,
@@ -195,8 +206,15 @@ fn platform_roots() -> Result<RootCertStore, TlsError> {
 }
 
 fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read_file(what, path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
+    certificates_in(what, path, &read_file(what, path)?)
+}
+
+fn certificates_in(
+    what: &'static str,
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|source| TlsError::Pem {
             what,
@@ -361,6 +379,20 @@ mod tests {
         assert!(
             stranger.contains("UnknownIssuer") || stranger.contains("BadSignature"),
             "{stranger}"
+        );
+    }
+
+    #[tokio::test]
+    async fn authority_that_came_by_another_way_is_trusted() {
+        let files = Files::new();
+        let origin = Path::new("from elsewhere");
+        let pem = std::fs::read(files.path("ca.pem")).unwrap();
+        let client = client_config_from_pem(origin, &pem).unwrap();
+        assert_eq!(handshake(files.server(), client, "localhost").await, Ok(()));
+        let error = client_config_from_pem(origin, b"no PEM").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the CA file from elsewhere has no PEM block \"CERTIFICATE\""
         );
     }
 
