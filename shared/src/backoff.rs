@@ -101,3 +101,75 @@ fn between(low: Duration, high: Duration, random: u64) -> Duration {
     let offset = (width * u128::from(random)) >> 64;
     low + Duration::from_nanos(u64::try_from(offset).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use {super::*, proptest::prelude::*};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn delays_grow_from_the_base_to_the_cap() {
+        let mut backoff = Backoff::reconnect();
+        let highest: Vec<Duration> = (0..8).map(|_| backoff.next(u64::MAX)).collect();
+        assert!(highest.is_sorted());
+        assert_eq!(highest[0].as_millis(), 299);
+        assert_eq!(highest[7].as_secs(), 29);
+        let mut backoff = Backoff::reconnect();
+        assert_eq!(backoff.next(0), Backoff::RECONNECT_BASE);
+    }
+
+    #[test]
+    fn the_first_retry_after_a_session_is_spread_evenly() {
+        let spread = Duration::from_secs(8);
+        for (random, expected) in [(0, 0), (u64::MAX / 2, 3_999), (u64::MAX, 7_999)] {
+            let mut backoff = Backoff::reconnect();
+            backoff.worked(Backoff::STEADY, spread);
+            assert_eq!(backoff.next(random).as_millis(), expected);
+        }
+    }
+
+    #[test]
+    fn a_steady_session_forgets_failures_and_a_short_one_does_not() {
+        for (lasted, longest) in [(Backoff::STEADY, 100), (Backoff::STEADY - MS, 30_000)] {
+            let mut backoff = Backoff::reconnect();
+            for _ in 0..10 {
+                backoff.next(u64::MAX);
+            }
+            backoff.worked(lasted, Duration::ZERO);
+            assert!(backoff.next(u64::MAX) <= longest * MS, "{lasted:?}");
+            assert!(backoff.next(u64::MAX) >= 500 * MS, "{lasted:?}");
+        }
+    }
+
+    #[test]
+    fn an_exhausted_series_waits_for_the_upper_half() {
+        for (random, expected) in [(0, 15_000), (u64::MAX, 29_999)] {
+            let mut backoff = Backoff::reconnect();
+            backoff.exhaust();
+            assert_eq!(backoff.next(random).as_millis(), expected);
+        }
+    }
+
+    #[test]
+    fn a_spread_is_obeyed_within_reason() {
+        let mut backoff = Backoff::reconnect();
+        backoff.worked(Backoff::STEADY, Duration::MAX);
+        assert!(backoff.next(u64::MAX) <= Backoff::MAX_SPREAD);
+    }
+
+    proptest! {
+        #[test]
+        fn no_delay_is_outside_its_bounds(steps in proptest::collection::vec((0..4_u8, any::<u64>()), 1..50)) {
+            let mut backoff = Backoff::reconnect();
+            for (step, random) in steps {
+                match step {
+                    0 => backoff.worked(Duration::from_millis(random % 60_000), Duration::from_secs(5)),
+                    1 => backoff.exhaust(),
+                    _ => {}
+                }
+                prop_assert!(backoff.next(random) <= Backoff::RECONNECT_CAP);
+            }
+        }
+    }
+}

@@ -706,3 +706,419 @@ impl ReportWriter {
         String::from_utf8(self.buffer).expect("serde_json writes UTF-8")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        crate::{
+            name::Namespace,
+            probe::ProbeKind,
+            session::any_instant,
+            wire::{AgentMessage, AnnouncedProbe, Report},
+        },
+    };
+
+    fn instance(name: &str, ids: impl IntoIterator<Item = u32>) -> AnnouncedInstance {
+        AnnouncedInstance {
+            namespace: Namespace::default(),
+            component: name.parse().unwrap(),
+            instance: format!("{name}-1").parse().unwrap(),
+            labels: BTreeMap::new(),
+            depends_on: vec![],
+            probes: ids
+                .into_iter()
+                .map(|id| AnnouncedProbe {
+                    id: ProbeId(id),
+                    name: format!("p{id}").parse().unwrap(),
+                    kind: ProbeKind::Readiness,
+                    target: "tcp 127.0.0.1:80".into(),
+                    period_ms: 1000,
+                    timeout_ms: 1000,
+                    success_threshold: 1,
+                    failure_threshold: 3,
+                })
+                .collect(),
+        }
+    }
+
+    fn seen(state: ProbeState, streak: i32) -> Observation {
+        Observation {
+            state,
+            flapping: false,
+            error: false,
+            streak,
+            latency: Duration::from_micros(100),
+            reason: if streak < 0 {
+                Reason::TIMED_OUT
+            } else {
+                Reason::PASSING
+            },
+            message: String::new(),
+            output: String::new(),
+        }
+    }
+
+    const PASSING: ProbeState = ProbeState::Passing;
+    const FAILING: ProbeState = ProbeState::Failing;
+
+    /// An outbox with so many probes, from 1 on.
+    fn outbox(probes: u32) -> (Outbox, Instant) {
+        let now = any_instant();
+        let mut outbox = Outbox::new();
+        outbox.announce(vec![instance("web", 1..=probes)], now).unwrap();
+        (outbox, now)
+    }
+
+    fn reports(outbox: &mut Outbox, now: Instant) -> Vec<Report> {
+        let mut reports = Vec::new();
+        while let Some(text) = outbox.next_report(now) {
+            assert!(text.len() <= MAX_MESSAGE_BYTES, "{}", text.len());
+            let message = AgentMessage::decode(&text).unwrap();
+            assert_eq!(message.encode(), text, "written as the message would be");
+            let AgentMessage::Report(report) = message else {
+                panic!("{text}");
+            };
+            reports.push(report);
+        }
+        reports
+    }
+
+    fn numbers(records: &[Record]) -> Vec<u64> {
+        records.iter().map(|record| record.seq.0).collect()
+    }
+
+    fn probes(records: &[Record]) -> Vec<u32> {
+        records.iter().map(|record| record.probe.0).collect()
+    }
+
+    #[test]
+    fn only_changes_of_state_are_transitions() {
+        let (mut outbox, now) = outbox(1);
+        outbox.resume(Some(Seq(0)));
+        for (state, streak, expected) in [
+            (PASSING, 1, true),
+            (PASSING, 2, false),
+            (PASSING, 3, false),
+            (FAILING, -3, true),
+            (FAILING, -4, false),
+        ] {
+            assert_eq!(outbox.record(ProbeId(1), seen(state, streak), now), expected);
+        }
+        let reports = reports(&mut outbox, now + Duration::from_millis(40));
+        assert_eq!(reports.len(), 1);
+        assert_eq!(numbers(&reports[0].transitions), [1, 2]);
+        assert_eq!(reports[0].transitions[0].state, PASSING);
+        assert_eq!(reports[0].transitions[1].age_ms, 40);
+        assert_eq!(reports[0].states, []);
+    }
+
+    #[test]
+    fn nothing_is_sent_without_a_session() {
+        let (mut outbox, now) = outbox(1);
+        outbox.record(ProbeId(1), seen(PASSING, 1), now);
+        assert_eq!(outbox.next_report(now), None);
+        outbox.resume(Some(Seq(0)));
+        outbox.suspend();
+        assert_eq!(outbox.next_report(now), None);
+    }
+
+    #[test]
+    fn a_session_goes_on_where_the_former_was_acknowledged() {
+        let (mut outbox, now) = outbox(2);
+        outbox.resume(None);
+        for state in [PASSING, FAILING, PASSING, FAILING] {
+            outbox.record(ProbeId(1), seen(state, 1), now);
+        }
+        reports(&mut outbox, now);
+        outbox.acknowledge(Seq(1));
+        outbox.suspend();
+        outbox.record(ProbeId(2), seen(PASSING, 1), now);
+        // The aggregator has more than it could acknowledge.
+        outbox.resume(Some(Seq(3)));
+        let reports = reports(&mut outbox, now);
+        assert_eq!(numbers(&reports[0].transitions), [4, 5]);
+        assert_eq!(reports[0].states, [], "edges alone");
+        assert!(!reports[0].complete);
+        outbox.acknowledge(Seq(5));
+        assert_eq!(outbox.unacknowledged(), 0);
+    }
+
+    #[test]
+    fn an_aggregator_that_knows_nothing_gets_the_ring_and_then_all_states() {
+        let (mut outbox, now) = outbox(3);
+        outbox.record(ProbeId(1), seen(PASSING, 1), now);
+        outbox.record(ProbeId(2), seen(FAILING, -3), now);
+        outbox.resume(None);
+        let reports = reports(&mut outbox, now);
+        assert_eq!(reports.len(), 1);
+        assert_eq!(numbers(&reports[0].transitions), [1, 2]);
+        assert_eq!(probes(&reports[0].states), [1, 2, 3]);
+        assert_eq!(reports[0].states[2].state, ProbeState::Pending);
+        assert!(reports[0].complete);
+    }
+
+    #[test]
+    fn a_full_state_takes_as_many_messages_as_it_needs() {
+        let (mut outbox, now) = outbox(5_000);
+        for id in 1..=5_000 {
+            outbox.record(ProbeId(id), seen(PASSING, 1), now);
+        }
+        assert_eq!(outbox.unacknowledged(), RING);
+        assert_eq!(outbox.lost(), 5_000 - RING as u64);
+        outbox.resume(Some(Seq(0)));
+        let reports = reports(&mut outbox, now);
+        assert!(reports.len() > 1);
+        let (last, others) = reports.split_last().unwrap();
+        assert!(last.complete && others.iter().all(|report| !report.complete));
+        let sent: Vec<u32> = reports.iter().flat_map(|report| probes(&report.states)).collect();
+        assert!(sent.into_iter().eq(1..=5_000));
+    }
+
+    #[test]
+    fn a_transition_lost_unsent_lengthens_the_round_of_states() {
+        let (mut outbox, now) = outbox(3_000);
+        outbox.resume(None);
+        let first = outbox.next_report(now).unwrap();
+        let AgentMessage::Report(first) = AgentMessage::decode(&first).unwrap() else {
+            panic!();
+        };
+        assert_eq!(first.states[0].probe, ProbeId(1), "already told as pending");
+        assert!(!first.complete);
+        for id in 1..=RING as u32 + 1 {
+            outbox.record(ProbeId(id), seen(PASSING, 1), now);
+        }
+        let reports = reports(&mut outbox, now);
+        assert_eq!(reports[0].transitions[0].seq, Seq(2), "the first is lost");
+        let again = reports
+            .iter()
+            .flat_map(|report| &report.states)
+            .find(|record| record.probe == ProbeId(1))
+            .expect("told again");
+        assert_eq!((again.state, again.seq), (PASSING, Seq(1)));
+        assert_eq!(reports.iter().filter(|report| report.complete).count(), 1);
+        assert!(reports.last().unwrap().complete);
+    }
+
+    #[test]
+    fn an_overflow_that_was_already_sent_needs_no_states() {
+        let (mut outbox, now) = outbox(1);
+        outbox.resume(Some(Seq(0)));
+        for n in 0..RING * 2 {
+            let state = if n % 2 == 0 { PASSING } else { FAILING };
+            outbox.record(ProbeId(1), seen(state, 1), now);
+            for report in reports(&mut outbox, now) {
+                assert_eq!(report.transitions.len(), 1);
+                assert_eq!(report.states, []);
+            }
+        }
+        assert_eq!(outbox.unacknowledged(), RING);
+        // But a new session cannot go on from what the ring has lost.
+        outbox.suspend();
+        outbox.resume(Some(Seq(10)));
+        let reports = reports(&mut outbox, now);
+        assert_eq!(numbers(&reports[0].transitions)[0], RING as u64 + 1);
+        assert!(reports.last().unwrap().complete);
+    }
+
+    #[test]
+    fn a_run_of_failures_below_the_threshold_is_noted_once_per_heartbeat() {
+        let (mut outbox, now) = outbox(1);
+        outbox.resume(Some(Seq(0)));
+        outbox.record(ProbeId(1), seen(PASSING, 1), now);
+        reports(&mut outbox, now);
+
+        assert!(outbox.record(ProbeId(1), seen(PASSING, -1), now));
+        let first = reports(&mut outbox, now);
+        assert_eq!(first[0].transitions, []);
+        assert_eq!(first[0].states[0].streak, -1);
+        assert_eq!(first[0].states[0].seq, Seq(1));
+
+        assert!(
+            !outbox.record(ProbeId(1), seen(PASSING, -2), now),
+            "the sign is the same"
+        );
+        assert!(!outbox.record(ProbeId(1), seen(PASSING, 1), now), "held back");
+        assert!(!outbox.record(ProbeId(1), seen(PASSING, -1), now), "held back");
+        assert_eq!(reports(&mut outbox, now), []);
+        outbox.beat();
+        let next = reports(&mut outbox, now);
+        assert_eq!(next[0].states.len(), 1, "the latest alone");
+        assert_eq!(next[0].states[0].streak, -1);
+    }
+
+    #[test]
+    fn a_note_that_may_have_been_lost_is_sent_again() {
+        let (mut outbox, now) = outbox(2);
+        outbox.resume(Some(Seq(0)));
+        outbox.record(ProbeId(1), seen(PASSING, 1), now);
+        reports(&mut outbox, now);
+        outbox.record(ProbeId(1), seen(PASSING, -1), now);
+        reports(&mut outbox, now);
+        for _ in 0..2 {
+            outbox.suspend();
+            outbox.resume(Some(Seq(1)));
+            assert_eq!(probes(&reports(&mut outbox, now)[0].states), [1]);
+        }
+        // A later transition that arrived proves that the note did.
+        outbox.record(ProbeId(2), seen(PASSING, 1), now);
+        reports(&mut outbox, now);
+        outbox.suspend();
+        outbox.resume(Some(Seq(2)));
+        assert_eq!(reports(&mut outbox, now), []);
+    }
+
+    #[test]
+    fn a_removed_probe_leaves_nothing_behind() {
+        let (mut outbox, now) = outbox(2);
+        let mut failing = seen(FAILING, -3);
+        failing.output = "o".repeat(100);
+        outbox.record(ProbeId(1), failing.clone(), now);
+        outbox.record(ProbeId(2), failing, now);
+        outbox.record(ProbeId(1), seen(FAILING, 1), now);
+        outbox.announce(vec![instance("web", [2, 3])], now).unwrap();
+        assert_eq!(outbox.output_bytes(), 200);
+        assert!(!outbox.record(ProbeId(1), seen(PASSING, 1), now));
+        outbox.summarize([summary(1), summary(2)]);
+        outbox.resume(Some(Seq(0)));
+        outbox.summarize([summary(1), summary(2)]);
+        let reports = reports(&mut outbox, now);
+        assert_eq!(numbers(&reports[0].transitions), [2]);
+        assert_eq!(probes(&reports[0].states), [2, 3], "the gap is covered");
+        assert!(reports[0].complete);
+        assert_eq!(reports[0].summaries.len(), 1);
+        outbox.acknowledge(Seq(2));
+        outbox.announce(vec![], now).unwrap();
+        assert_eq!((outbox.output_bytes(), outbox.unacknowledged()), (0, 0));
+    }
+
+    fn summary(id: u32) -> Summary {
+        Summary {
+            probe: ProbeId(id),
+            streak: 1,
+            runs: 10,
+            failures: 0,
+            errors: 0,
+            min_us: 1,
+            avg_us: 2,
+            max_us: 3,
+            p99_us: 3,
+        }
+    }
+
+    #[test]
+    fn summaries_follow_states_and_the_newest_replace_the_older() {
+        let (mut outbox, now) = outbox(3_000);
+        outbox.resume(Some(Seq(0)));
+        outbox.summarize((1..=3_000).map(summary));
+        outbox.summarize((1..=3_000).map(summary));
+        let all = reports(&mut outbox, now);
+        assert_eq!(
+            all.iter().map(|report| report.summaries.len()).sum::<usize>(),
+            3_000
+        );
+        assert!(all.len() > 1);
+    }
+
+    #[test]
+    fn output_is_cut_and_bounded_in_all() {
+        let (mut outbox, now) = outbox(1_000);
+        outbox.resume(None);
+        for n in 0..3_000_u32 {
+            let state = if n < 1_000 { FAILING } else { PASSING };
+            let mut observation = seen(state, -1);
+            observation.message = "\u{1}".repeat(10_000);
+            observation.output = "\u{1}".repeat(1 << 20);
+            outbox.record(ProbeId(n % 1_000 + 1), observation, now);
+            assert!(outbox.output_bytes() <= OUTPUT_BUDGET);
+            let held: usize = outbox
+                .ring
+                .iter()
+                .map(|entry| entry.record.output.len())
+                .sum::<usize>()
+                + outbox
+                    .cells
+                    .values()
+                    .map(|cell| cell.record.output.len())
+                    .sum::<usize>();
+            assert_eq!(held, outbox.output_bytes());
+        }
+        // Every byte takes six when escaped; nothing is too large to be sent.
+        assert!(reports(&mut outbox, now).last().unwrap().complete);
+    }
+
+    #[test]
+    fn the_newest_output_is_kept_at_the_cost_of_the_oldest() {
+        let (mut outbox, now) = outbox(1);
+        for n in 0..RING {
+            let state = if n % 2 == 0 { FAILING } else { PASSING };
+            let mut observation = seen(state, -1);
+            observation.output = "o".repeat(MAX_OUTPUT_BYTES);
+            outbox.record(ProbeId(1), observation, now);
+        }
+        assert_eq!(outbox.ring[0].record.output, "");
+        assert_eq!(outbox.ring[RING - 1].record.output.len(), MAX_OUTPUT_BYTES);
+    }
+
+    #[test]
+    fn an_announcement_that_cannot_be_made_changes_nothing() {
+        let (mut outbox, now) = outbox(1);
+        for (instances, expected) in [
+            (
+                vec![instance("a", [1]), instance("b", [1])],
+                AnnounceError::DuplicateId(1),
+            ),
+            (
+                vec![instance("a", 0..MAX_PROBES_PER_AGENT as u32 + 1)],
+                AnnounceError::TooManyProbes(MAX_PROBES_PER_AGENT + 1),
+            ),
+        ] {
+            assert_eq!(outbox.announce(instances, now), Err(expected));
+            assert_eq!(outbox.revision(), 1);
+            assert!(outbox.knows(ProbeId(1)));
+        }
+    }
+
+    #[test]
+    fn the_parts_of_an_announcement_fit_and_hold_everything() {
+        let mut large = instance("large", 1..=2_000);
+        for n in 0..100 {
+            large.labels.insert(format!("{n:0>317}"), "v".repeat(63));
+            large.depends_on.push(format!("{n:d>317}"));
+        }
+        large.labels.insert("not plain".into(), String::new());
+        for probe in &mut large.probes {
+            probe.target = "\"\u{1}".repeat(300);
+        }
+        let mut outbox = Outbox::new();
+        let instances = vec![instance("empty", []), large, instance("small", [0])];
+        outbox.announce(instances, any_instant()).unwrap();
+        let mut cursor = AnnounceCursor::new(outbox.revision());
+        let mut parts = Vec::new();
+        loop {
+            let part = cursor.next_part(outbox.instances());
+            let last = part.last;
+            assert_eq!(part.part as usize, parts.len());
+            assert!(AgentMessage::Announce(part.clone()).encode().len() <= MAX_MESSAGE_BYTES);
+            parts.push(part);
+            if last {
+                break;
+            }
+        }
+        let probes: Vec<u32> = parts
+            .iter()
+            .flat_map(|part| &part.instances)
+            .flat_map(|instance| instance.probes.iter().map(|probe| probe.id.0))
+            .collect();
+        assert!(probes.into_iter().eq((1..=2_000).chain([0])));
+        assert_eq!(parts[0].instances[0].component.as_str(), "empty");
+        assert_eq!(
+            parts
+                .iter()
+                .flat_map(|part| &part.instances)
+                .filter(|i| !i.labels.is_empty())
+                .count(),
+            1
+        );
+    }
+}

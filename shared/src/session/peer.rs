@@ -805,3 +805,779 @@ fn millis(duration: Duration) -> u64 {
 fn say(message: &ServerMessage) -> Transmit {
     Transmit::Text(message.encode())
 }
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        crate::{session::any_instant, wire::MAX_MESSAGE_BYTES},
+        proptest::prelude::*,
+    };
+
+    const HELLO: &str =
+        r#"{"type":"hello","protocol":1,"agent":"host","version":"1","epoch":"0000000000000007","seq":0}"#;
+    const GOODBYE: &str = r#"{"type":"goodbye","reason":"stopping"}"#;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Peer {
+        session: PeerSession,
+        now: Instant,
+    }
+
+    fn probe(id: u32) -> String {
+        format!(
+            r#"{{"id":{id},"name":"p{id}","type":"readiness","target":"tcp a:1","periodMs":1000,"timeoutMs":1000,"successThreshold":1,"failureThreshold":3}}"#
+        )
+    }
+
+    fn instance(name: &str, ids: impl IntoIterator<Item = u32>) -> String {
+        let probes: Vec<String> = ids.into_iter().map(probe).collect();
+        format!(
+            r#"{{"component":"{name}","instance":"{name}-1","probes":[{}]}}"#,
+            probes.join(",")
+        )
+    }
+
+    fn announce(revision: u32, part: u32, last: bool, instances: &[String]) -> String {
+        format!(
+            r#"{{"type":"announce","revision":{revision},"part":{part},"last":{last},"instances":[{}]}}"#,
+            instances.join(",")
+        )
+    }
+
+    fn report(seq: u64, transitions: &str) -> String {
+        format!(r#"{{"type":"report","seq":{seq},"transitions":[{transitions}]}}"#)
+    }
+
+    impl Peer {
+        fn new() -> Self {
+            let now = any_instant();
+            Self {
+                session: PeerSession::new(Limits::default(), now),
+                now,
+            }
+        }
+
+        fn greeted() -> Self {
+            let mut peer = Self::new();
+            assert!(matches!(peer.hear(HELLO), Some(Event::Hello(_))));
+            peer
+        }
+
+        fn welcomed() -> Self {
+            let mut peer = Self::greeted();
+            peer.session.accept(
+                Accept {
+                    acked: None,
+                    heartbeat: 10 * SECOND,
+                    spread: 5 * SECOND,
+                    version: "1".into(),
+                },
+                peer.now,
+            );
+            assert_eq!(peer.texts().len(), 1);
+            peer
+        }
+
+        /// Probes 1 and 2 are announced.
+        fn open() -> Self {
+            let mut peer = Self::welcomed();
+            let text = announce(1, 0, true, &[instance("web", [1, 2])]);
+            assert!(matches!(peer.hear(&text), Some(Event::Announced(_))));
+            assert_eq!(peer.drain(), []);
+            peer
+        }
+
+        fn hear(&mut self, text: &str) -> Option<Event> {
+            self.session.received(Frame::Text(text), self.now)
+        }
+
+        fn drain(&mut self) -> Vec<Transmit> {
+            let mut all = Vec::new();
+            while let Some(transmit) = self.session.poll(self.now) {
+                assert!(all.len() < 1_000, "polling ends");
+                all.push(transmit);
+            }
+            all
+        }
+
+        fn texts(&mut self) -> Vec<String> {
+            self.drain()
+                .into_iter()
+                .map(|transmit| match transmit {
+                    Transmit::Text(text) => text,
+                    Transmit::Ping | Transmit::Close { .. } => panic!("{transmit:?}"),
+                })
+                .collect()
+        }
+
+        /// Moves to each deadline and collects what is written, with the time.
+        fn wait(&mut self, until: Duration) -> Vec<(u64, Transmit)> {
+            let start = self.now;
+            let mut all = Vec::new();
+            while let Some(deadline) = self.session.deadline() {
+                assert!(deadline >= self.now, "a deadline in the past stays there");
+                if deadline > start + until {
+                    break;
+                }
+                self.now = deadline;
+                let written = self.drain();
+                all.extend(
+                    written
+                        .into_iter()
+                        .map(|transmit| ((self.now - start).as_secs(), transmit)),
+                );
+            }
+            self.now = start + until;
+            all
+        }
+
+        fn closed_with(&mut self) -> Option<(u16, String)> {
+            match self.drain().pop() {
+                Some(Transmit::Close { code, reason }) => Some((code, reason)),
+                Some(Transmit::Text(_) | Transmit::Ping) | None => None,
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let size = size_of::<PeerSession>();
+        assert!(size <= 300, "{size}");
+        let peer = Peer::open();
+        assert!(peer.session.outgoing.is_none() && peer.session.assembly.is_none());
+    }
+
+    #[test]
+    fn what_breaks_the_protocol_ends_the_session_with_its_code_and_reason() {
+        let web = [instance("web", [1])];
+        let first = announce(1, 0, true, &web);
+        let transition = "[1,1,0,1,0,1,5]";
+        let cases: Vec<(Peer, String, u16, &str)> = vec![
+            (Peer::new(), "garbage".into(), code::PROTOCOL, "not a message"),
+            (Peer::new(), "{}".into(), code::PROTOCOL, "not a message"),
+            (
+                Peer::new(),
+                HELLO[..60].into(),
+                code::PROTOCOL,
+                "not a message: EOF",
+            ),
+            (
+                Peer::new(),
+                HELLO.replace("host", "a host"),
+                code::PROTOCOL,
+                "agent name",
+            ),
+            (
+                Peer::new(),
+                HELLO.replace("\"seq\":0", "\"seq\":-1"),
+                code::PROTOCOL,
+                "not a message",
+            ),
+            (
+                Peer::new(),
+                HELLO.replace("\"seq\":0", "\"seq\":18446744073709551615"),
+                code::PROTOCOL,
+                "range",
+            ),
+            (
+                Peer::new(),
+                HELLO.replace("\"seq\":0", "\"seq\":1,\"acked\":2"),
+                code::PROTOCOL,
+                "range",
+            ),
+            (
+                Peer::new(),
+                HELLO.replace("\"protocol\":1", "\"protocol\":0"),
+                code::VERSION,
+                "protocol 0",
+            ),
+            (Peer::new(), first.clone(), code::PROTOCOL, "before the welcome"),
+            (Peer::new(), GOODBYE.into(), code::PROTOCOL, "before the welcome"),
+            (Peer::greeted(), HELLO.into(), code::PROTOCOL, "hello twice"),
+            (
+                Peer::greeted(),
+                first.clone(),
+                code::PROTOCOL,
+                "before the welcome",
+            ),
+            (Peer::welcomed(), HELLO.into(), code::PROTOCOL, "hello twice"),
+            (
+                Peer::welcomed(),
+                report(1, transition),
+                code::PROTOCOL,
+                "before announcement",
+            ),
+            (
+                Peer::welcomed(),
+                announce(1, 1, true, &web),
+                code::PROTOCOL,
+                "part 1 instead of",
+            ),
+            (Peer::open(), first, code::PROTOCOL, "not newer"),
+            (
+                Peer::open(),
+                announce(0, 0, true, &web),
+                code::PROTOCOL,
+                "not newer",
+            ),
+            (
+                Peer::open(),
+                announce(2, 0, true, &[instance("web", [1, 1])]),
+                code::PROTOCOL,
+                "p1 of web twice",
+            ),
+            (
+                Peer::open(),
+                announce(2, 0, true, &[instance("web", [1]), instance("db", [1])]),
+                code::PROTOCOL,
+                "probe id 1 twice",
+            ),
+            (
+                Peer::open(),
+                announce(2, 0, true, &[instance("web", [1]), instance("web", [2])]),
+                code::PROTOCOL,
+                "web/web-1 twice",
+            ),
+            (
+                Peer::open(),
+                announce(
+                    2,
+                    0,
+                    true,
+                    &[instance("web", []).replace("[]", r#"[],"labels":{"a b":""}"#)],
+                ),
+                code::PROTOCOL,
+                "a label of web",
+            ),
+            (
+                Peer::open(),
+                announce(
+                    2,
+                    0,
+                    true,
+                    &[instance("web", []).replace("[]", r#"[],"dependsOn":["\u0000"]"#)],
+                ),
+                code::PROTOCOL,
+                "a dependency of web",
+            ),
+            (
+                Peer::open(),
+                report(1, "[1,9,0,1,0,1,5]"),
+                code::PROTOCOL,
+                "probe 9 is not announced",
+            ),
+            (
+                Peer::open(),
+                report(1, "[0,1,0,1,0,1,5]"),
+                code::PROTOCOL,
+                "order",
+            ),
+            (
+                Peer::open(),
+                report(2, &format!("{transition},{transition}")),
+                code::PROTOCOL,
+                "order",
+            ),
+            (
+                Peer::open(),
+                report(2, "[2,1,0,1,0,1,5],[1,1,0,1,0,1,5]"),
+                code::PROTOCOL,
+                "order",
+            ),
+            (
+                Peer::open(),
+                report(0, transition),
+                code::PROTOCOL,
+                "newer than the report",
+            ),
+            (
+                Peer::open(),
+                report(1 << 53, transition),
+                code::PROTOCOL,
+                "sequence number",
+            ),
+            (
+                Peer::open(),
+                report(1, "[1,1,0,1]"),
+                code::PROTOCOL,
+                "not a message",
+            ),
+            (
+                Peer::open(),
+                report(1, "[1,1,0,7,0,1,5]"),
+                code::PROTOCOL,
+                "not a message",
+            ),
+            (
+                Peer::open(),
+                " ".repeat(MAX_MESSAGE_BYTES + 1),
+                code::TOO_BIG,
+                "limit",
+            ),
+        ];
+        for (mut peer, text, expected_code, expected_reason) in cases {
+            let shown = crate::truncate(&text, 200).into_owned();
+            assert_eq!(peer.hear(&text), None, "{shown}");
+            let (code, reason) = peer
+                .closed_with()
+                .unwrap_or_else(|| panic!("still open: {shown}"));
+            assert_eq!(code, expected_code, "{shown}: {reason}");
+            assert!(reason.contains(expected_reason), "{shown}: {reason}");
+            assert!(reason.len() <= crate::session::MAX_CLOSE_REASON_BYTES);
+            // Nothing is heard or said any more.
+            assert_eq!(peer.hear(HELLO), None);
+            assert_eq!(peer.drain(), []);
+            assert_eq!(peer.session.deadline(), None);
+        }
+    }
+
+    #[test]
+    fn frames_that_are_not_text_end_the_session() {
+        for (frame, expected) in [
+            (Frame::Binary, code::UNSUPPORTED_DATA),
+            (Frame::TooBig, code::TOO_BIG),
+        ] {
+            let mut peer = Peer::open();
+            assert_eq!(peer.session.received(frame, peer.now), None);
+            assert_eq!(peer.closed_with().map(|(code, _)| code), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_goes_back_ends_the_session_but_a_replay_is_the_stores_affair() {
+        let mut peer = Peer::open();
+        assert!(peer.hear(&report(5, "[5,1,0,1,0,1,5]")).is_some());
+        assert!(peer.hear(&report(5, "[4,1,0,1,0,1,5],[5,1,0,1,0,1,5]")).is_some());
+        assert_eq!(peer.hear(&report(4, "")), None);
+        assert!(
+            peer.closed_with()
+                .unwrap()
+                .1
+                .contains("sequence number 4 after 5")
+        );
+    }
+
+    #[test]
+    fn a_message_of_unknown_type_is_answered_and_skipped() {
+        let mut peer = Peer::open();
+        assert_eq!(
+            peer.hear(r#"{"type":"digest\u001b","x":{"y":[1]}}"#),
+            Some(Event::Alive)
+        );
+        assert_eq!(
+            peer.texts(),
+            ["{\"type\":\"unsupported\",\"what\":\"digest\u{fffd}\"}"]
+        );
+        assert_eq!(peer.session.oddities().unknown, 1);
+        assert!(peer.hear(&report(1, "[1,1,0,1,0,1,5]")).is_some());
+    }
+
+    #[test]
+    fn an_announcement_in_parts_is_handed_on_whole() {
+        let mut peer = Peer::welcomed();
+        assert_eq!(
+            peer.hear(&announce(
+                4,
+                0,
+                false,
+                &[instance("web", [1]), instance("db", [2])]
+            )),
+            None
+        );
+        assert_eq!(
+            peer.hear(&announce(
+                4,
+                1,
+                false,
+                &[instance("db", [3]), instance("cart", [])]
+            )),
+            None
+        );
+        let Some(Event::Announced(instances)) = peer.hear(&announce(4, 2, true, &[])) else {
+            panic!();
+        };
+        let shape: Vec<(&str, usize)> = instances
+            .iter()
+            .map(|instance| (instance.component.as_str(), instance.probes.len()))
+            .collect();
+        assert_eq!(shape, [("web", 1), ("db", 2), ("cart", 0)]);
+    }
+
+    #[test]
+    fn a_newer_announcement_replaces_one_that_is_not_complete() {
+        let mut peer = Peer::welcomed();
+        assert_eq!(peer.hear(&announce(1, 0, false, &[instance("web", [1])])), None);
+        assert!(peer.hear(&announce(2, 0, true, &[instance("db", [2])])).is_some());
+        assert_eq!(peer.hear(&announce(1, 1, true, &[])), None);
+        assert!(
+            peer.closed_with().is_some(),
+            "the former cannot be finished any more"
+        );
+    }
+
+    #[test]
+    fn more_than_the_limits_allow_is_refused() {
+        for (limits, expected) in [
+            (
+                Limits {
+                    probes: 3,
+                    ..Limits::default()
+                },
+                "more than 3 probes",
+            ),
+            (
+                Limits {
+                    instances: 1,
+                    ..Limits::default()
+                },
+                "more than 1 instances",
+            ),
+        ] {
+            let mut peer = Peer::welcomed();
+            peer.session.limits = limits;
+            let text = announce(1, 0, true, &[instance("web", [1, 2]), instance("db", [3, 4])]);
+            assert_eq!(peer.hear(&text), None);
+            assert!(peer.closed_with().unwrap().1.contains(expected));
+        }
+        let labels: Vec<String> = (0..65).map(|n| format!(r#""l{n}":"""#)).collect();
+        let text = instance("web", []).replace("[]", &format!(r#"[],"labels":{{{}}}"#, labels.join(",")));
+        let mut peer = Peer::welcomed();
+        assert_eq!(peer.hear(&announce(1, 0, true, &[text])), None);
+        assert!(peer.closed_with().unwrap().1.contains("more than 64 labels"));
+    }
+
+    #[test]
+    fn records_of_removed_probes_are_left_out_and_counted() {
+        let mut peer = Peer::open();
+        peer.hear(&announce(2, 0, true, &[instance("web", [2])]));
+        let Some(Event::Reported(report)) = peer.hear(&report(2, "[1,1,0,1,0,1,5],[2,2,0,1,0,1,5]")) else {
+            panic!();
+        };
+        assert_eq!(report.transitions.len(), 1);
+        assert_eq!(peer.session.oddities().removed, 1);
+        assert_eq!(peer.hear(&super::tests::report(3, "[3,3,0,1,0,1,5]")), None);
+        assert!(peer.closed_with().unwrap().1.contains("probe 3 is not announced"));
+    }
+
+    #[test]
+    fn texts_leave_bounded_and_printable() {
+        let mut peer = Peer::open();
+        let record = format!(
+            r#"[1,1,18446744073709551615,2,0,-1,5,"No t\u001b!","{}\u001b[2J\nx","a\r\nb\u0000{}"]"#,
+            "m".repeat(1_000),
+            "o".repeat(10_000)
+        );
+        let Some(Event::Reported(report)) = peer.hear(&report(1, &record)) else {
+            panic!();
+        };
+        let record = &report.transitions[0];
+        assert_eq!(record.reason.as_str(), "Not");
+        assert!(record.message.len() <= MAX_TEXT_BYTES);
+        assert!(record.output.len() <= MAX_OUTPUT_BYTES);
+        assert!(
+            record.output.starts_with("a\nb\u{fffd}oo"),
+            "{:?}",
+            &record.output[..10]
+        );
+        assert!(record.age_ms <= MAX_AGE_MS);
+    }
+
+    #[test]
+    fn acknowledgements_are_gathered() {
+        let mut peer = Peer::open();
+        peer.session.applied(Seq(1), peer.now);
+        peer.session.applied(Seq(3), peer.now);
+        peer.session.applied(Seq(2), peer.now);
+        assert_eq!(peer.drain(), []);
+        assert_eq!(peer.session.deadline(), Some(peer.now + ACK_DELAY));
+        peer.now += ACK_DELAY;
+        assert_eq!(peer.texts(), [r#"{"type":"ack","seq":3}"#]);
+        assert_eq!(peer.drain(), []);
+        peer.session.applied(Seq(67), peer.now);
+        assert_eq!(
+            peer.texts(),
+            [r#"{"type":"ack","seq":67}"#],
+            "a quarter of the ring does not wait"
+        );
+    }
+
+    #[test]
+    fn the_welcome_says_what_the_store_holds_unless_the_agent_has_less() {
+        for (acked, expected) in [(None, false), (Some(Seq(3)), true), (Some(Seq(9)), false)] {
+            let mut peer = Peer::new();
+            peer.hear(&HELLO.replace("\"seq\":0", "\"seq\":5"));
+            let accept = Accept {
+                acked,
+                heartbeat: SECOND,
+                spread: SECOND,
+                version: "1".into(),
+            };
+            peer.session.accept(accept, peer.now);
+            assert_eq!(peer.texts()[0].contains("acked"), expected, "{acked:?}");
+        }
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_and_then_let_go_within_thirty_seconds() {
+        let mut peer = Peer::open();
+        let written = peer.wait(60 * SECOND);
+        assert!(
+            matches!(
+                &written[..],
+                [
+                    (12, Transmit::Ping),
+                    (24, Transmit::Ping),
+                    (
+                        25,
+                        Transmit::Close {
+                            code: code::SILENT,
+                            ..
+                        }
+                    )
+                ]
+            ),
+            "{written:?}"
+        );
+    }
+
+    #[test]
+    fn a_peer_that_answers_stays() {
+        let mut peer = Peer::open();
+        for _ in 0..10 {
+            assert!(matches!(&peer.wait(12 * SECOND)[..], [(12, Transmit::Ping)]));
+            assert_eq!(peer.session.received(Frame::Pong, peer.now), Some(Event::Alive));
+        }
+    }
+
+    #[test]
+    fn a_pause_of_the_aggregators_own_making_is_not_silence() {
+        let mut peer = Peer::open();
+        peer.now += 40 * SECOND;
+        peer.session.listening(peer.now);
+        assert_eq!(peer.drain(), []);
+    }
+
+    #[test]
+    fn each_step_of_the_handshake_has_a_deadline() {
+        for (mut peer, after, expected) in [
+            (Peer::new(), HELLO_DEADLINE, code::SILENT),
+            (Peer::greeted(), SILENCE, code::SILENT),
+        ] {
+            let written = peer.wait(100 * SECOND);
+            let Some((at, Transmit::Close { code, .. })) = written.last() else {
+                panic!("{written:?}");
+            };
+            assert_eq!((*at, *code), (after.as_secs(), expected));
+        }
+        // An agent that is there, but does not announce, or does not finish.
+        for mut peer in [Peer::welcomed(), Peer::open()] {
+            let mut revision = 5;
+            let start = peer.now;
+            let code = loop {
+                peer.hear(&announce(5, revision - 5, false, &[]));
+                revision += 1;
+                peer.now += SECOND;
+                if let Some((code, _)) = peer.closed_with() {
+                    break code;
+                }
+            };
+            assert_eq!((peer.now - start, code), (ANNOUNCE_DEADLINE, code::POLICY));
+        }
+    }
+
+    #[test]
+    fn who_says_too_much_is_read_more_slowly() {
+        let mut peer = Peer::open();
+        assert_eq!(peer.session.readable_at(), None);
+        let mut said = 0;
+        while peer.session.readable_at().is_none() {
+            peer.session.received(Frame::Ping, peer.now);
+            said += 1;
+            assert!(said <= 2 * (RING + 2) + BURST_SLACK as usize + 1);
+        }
+        assert!(said > 2 * RING, "a full ring and a full state pass");
+        let full = report(1, "").replace("[]", &format!("[{}]", vec!["[1,1,0,1,0,0,0]"; 4_000].join(",")));
+        let full = full.replace("transitions", "states");
+        assert!(
+            full.len() < MAX_MESSAGE_BYTES && peer.hear(&full).is_some(),
+            "{:?}",
+            peer.closed_with()
+        );
+        let pause = peer.session.readable_at().unwrap() - peer.now;
+        assert!(pause > 3 * SECOND && pause < SILENCE, "{pause:?}");
+    }
+
+    #[test]
+    fn a_run_is_asked_for_and_its_answer_handed_on_once() {
+        let mut peer = Peer::open();
+        let run = |request, probe| RunProbe {
+            request,
+            probe: ProbeId(probe),
+        };
+        assert_eq!(peer.session.run_probe(run(1, 9)), Err(RunRefused::NoSuchProbe));
+        assert_eq!(peer.session.run_probe(run(1, 1)), Ok(()));
+        assert_eq!(peer.texts(), [r#"{"type":"probe","request":1,"probe":1}"#]);
+        let answer = r#"{"type":"probed","request":1,"result":"odd","message":"a\u001bb"}"#;
+        let Some(Event::Probed(probed)) = peer.hear(answer) else {
+            panic!();
+        };
+        assert_eq!((probed.result, probed.message.as_str()), (None, "a\u{fffd}b"));
+        assert_eq!(peer.hear(answer), None);
+        assert!(peer.session.outgoing.is_none());
+
+        for request in 0..MAX_RUNS as u64 {
+            assert_eq!(peer.session.run_probe(run(request, 1)), Ok(()));
+        }
+        assert_eq!(peer.session.run_probe(run(99, 1)), Err(RunRefused::Busy));
+        peer.texts();
+        peer.session.forget_run(3);
+        assert_eq!(peer.session.run_probe(run(99, 1)), Ok(()));
+        assert_eq!(
+            Peer::welcomed().session.run_probe(run(1, 1)),
+            Err(RunRefused::NotReady)
+        );
+    }
+
+    #[test]
+    fn drain_and_redirect_wait_for_the_agent_to_leave_but_not_for_ever() {
+        for redirect in [false, true] {
+            let mut peer = Peer::open();
+            if redirect {
+                let to = Redirect {
+                    address: "b:7575".into(),
+                    server_name: None,
+                };
+                peer.session.redirect(to, peer.now);
+            } else {
+                peer.session.drain(9 * SECOND, peer.now);
+            }
+            let said = peer.texts();
+            assert!(said[0].contains(if redirect {
+                r#""b:7575""#
+            } else {
+                r#""spreadMs":9000"#
+            }));
+            assert!(
+                peer.hear(&report(1, "[1,1,0,1,0,1,5]")).is_some(),
+                "what is on its way counts"
+            );
+            let written = peer.wait(60 * SECOND);
+            assert!(
+                matches!(
+                    &written[..],
+                    [(
+                        5,
+                        Transmit::Close {
+                            code: code::GOING_AWAY,
+                            ..
+                        }
+                    )]
+                ),
+                "{written:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_counts_after_a_goodbye() {
+        let mut peer = Peer::open();
+        assert!(matches!(peer.hear(GOODBYE), Some(Event::Goodbye { reason }) if reason == "stopping"));
+        assert_eq!(peer.hear(&report(1, "[1,1,0,1,0,1,5]")), None);
+        assert_eq!(peer.hear(GOODBYE), None);
+        assert!(matches!(
+            &peer.wait(60 * SECOND)[..],
+            [(
+                5,
+                Transmit::Close {
+                    code: code::NORMAL,
+                    ..
+                }
+            )]
+        ));
+    }
+
+    #[test]
+    fn an_evicted_session_says_why() {
+        let mut peer = Peer::open();
+        peer.session.evict(peer.now);
+        assert_eq!(peer.closed_with().map(|(code, _)| code), Some(code::REPLACED));
+        peer.session.accept(
+            Accept {
+                acked: None,
+                heartbeat: SECOND,
+                spread: SECOND,
+                version: String::new(),
+            },
+            peer.now,
+        );
+        assert_eq!(peer.drain(), []);
+    }
+
+    #[test]
+    fn certificates_and_resync_reach_the_agent() {
+        let mut peer = Peer::open();
+        peer.session.ca("old".into());
+        peer.session.ca("new".into());
+        peer.session.resync("gap");
+        assert_eq!(
+            peer.texts(),
+            [
+                r#"{"type":"ca","pem":"new"}"#,
+                r#"{"type":"resync","reason":"gap"}"#
+            ]
+        );
+    }
+
+    /// Good messages, broken at random: cut, bytes changed, out of order.
+    fn frames() -> impl Strategy<Value = Vec<String>> {
+        let good = proptest::sample::select(vec![
+            HELLO.to_owned(),
+            announce(1, 0, true, &[instance("web", [1, 2])]),
+            announce(2, 0, false, &[instance("web", [1, 2])]),
+            announce(2, 1, true, &[instance("db", [3])]),
+            report(1, "[1,1,0,1,0,1,5]"),
+            report(9, "[8,2,0,2,3,-1,5,\"TimedOut\",\"m\",\"o\"],[9,1,0,1,0,1,5]"),
+            r#"{"type":"report","seq":9,"complete":true,"summaries":[[1,1,1,0,0,1,1,1,1]]}"#.to_owned(),
+            GOODBYE.to_owned(),
+            r#"{"type":"probed","request":1}"#.to_owned(),
+            r#"{"type":"unsupported","what":"x"}"#.to_owned(),
+        ]);
+        let frame = (good, any::<(u8, usize, u8)>()).prop_map(|(text, (how, place, byte))| {
+            let mut bytes = text.into_bytes();
+            let place = place % bytes.len();
+            match how % 6 {
+                0 => bytes.truncate(place),
+                1 => bytes[place] = byte,
+                2 => bytes[place] = byte % 10 + b'0',
+                _ => {}
+            }
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        proptest::collection::vec(frame, 0..30)
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_frames_does_harm(frames in frames(), accepted in 0..10_usize) {
+            let mut peer = Peer::new();
+            for (index, frame) in frames.iter().enumerate() {
+                let before = peer.session.is_closing();
+                if let Some(event) = peer.hear(frame) {
+                    prop_assert!(!before);
+                    if let Event::Reported(report) = event {
+                        prop_assert!(report.transitions.is_sorted_by_key(|record| record.seq));
+                        prop_assert!(report.transitions.iter().all(|record| record.seq <= report.seq));
+                    }
+                }
+                if index == accepted % 3 {
+                    let accept = Accept { acked: None, heartbeat: SECOND, spread: SECOND, version: String::new() };
+                    peer.session.accept(accept, peer.now);
+                }
+                peer.now += SECOND / 10;
+                peer.drain();
+                prop_assert!(peer.session.deadline().is_none_or(|deadline| deadline > peer.now));
+            }
+        }
+    }
+}
