@@ -15,7 +15,7 @@ use {
     },
     healthscope_shared::{
         health::Reason,
-        name::{ComponentKey, ProbeName},
+        name::{ComponentKey, Name, ProbeName},
         probe::{
             Handler, ProbeKind, ProbeSpec,
             outcome::{Outcome, ProbeState, RunResult},
@@ -24,7 +24,7 @@ use {
         wire::ProbeId,
     },
     std::{
-        collections::{BTreeMap, HashMap, VecDeque},
+        collections::{BTreeMap, HashMap, HashSet, VecDeque},
         sync::Arc,
         time::Instant,
     },
@@ -38,7 +38,7 @@ use {
 
 pub mod counters;
 
-use counters::Counters;
+use counters::{ComponentRuns, Counters};
 
 /// Events kept while nobody reads them: four times the transitions that an agent keeps for its aggregator.
 const MAX_BACKLOG: usize = 1024;
@@ -205,6 +205,8 @@ struct Probe {
     component: ComponentKey,
     spec: Arc<ProbeSpec>,
     monitor: Monitor,
+    /// Counts of its component.
+    runs: Arc<ComponentRuns>,
     running: Option<AbortHandle>,
     /// Full case: [`RunNowReply::Busy`].
     waiting: Vec<oneshot::Sender<RunNowReply>>,
@@ -343,6 +345,8 @@ impl Engine {
                 self.remove(index);
             }
         }
+        let names: HashSet<&Name> = self.components.keys().map(|key| &key.name).collect();
+        self.counters.retain_components(|name| names.contains(name));
         // What waits about probes that are gone would come after the announcement.
         let by_id = &self.by_id;
         self.backlog.retain(|event| match event {
@@ -432,6 +436,7 @@ impl Engine {
             key,
             component: component.clone(),
             monitor: Monitor::new(&spec, now),
+            runs: self.counters.component(&component.name, spec.kind),
             spec: Arc::new(spec),
             running: None,
             waiting: Vec::new(),
@@ -517,7 +522,7 @@ impl Engine {
         }
         probe.running = None;
         self.schedule.finished(key);
-        self.counters.ran(probe.spec.kind, &outcome);
+        self.counters.ran(probe.spec.kind, &probe.runs, &outcome);
         let waiting = std::mem::take(&mut probe.waiting);
         let answer = (!waiting.is_empty()).then(|| outcome.clone());
         let counts = probe.spec.kind != ProbeKind::Startup || !probe.has_passed();

@@ -1,14 +1,21 @@
-//! What the engine counts, for `/metrics`: plain atomics that one task writes and anybody reads. Knows nothing of
-//! Prometheus.
+//! What the engine counts, for `/metrics`: plain atomics that one task writes and anybody reads (a lock guards only the
+//! list of components). Knows nothing of Prometheus.
 
 use {
     crate::schedule::Dropped,
-    healthscope_shared::probe::{
-        ProbeKind,
-        outcome::{Outcome, RunResult},
+    healthscope_shared::{
+        name::Name,
+        probe::{
+            ProbeKind,
+            outcome::{Outcome, RunResult},
+        },
     },
     std::{
-        sync::atomic::{AtomicU64, Ordering::Relaxed},
+        collections::BTreeMap,
+        sync::{
+            Arc, Mutex, MutexGuard, PoisonError,
+            atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        },
         time::Duration,
     },
 };
@@ -36,6 +43,16 @@ pub struct Counters {
     dropped_events: AtomicU64,
     running: AtomicU64,
     waiting: AtomicU64,
+    /// Those that are watched. Components of one name in several namespaces are counted together.
+    components: Mutex<BTreeMap<Name, Arc<ComponentRuns>>>,
+}
+
+/// Runs of one component, by kind and result.
+#[derive(Debug, Default)]
+pub(super) struct ComponentRuns {
+    /// Whether it has probes of this kind, or had some since the process started.
+    is_watched: [AtomicBool; 3],
+    runs: [[AtomicU64; 4]; 3],
 }
 
 /// Counts per bucket (not cumulative) and the sum.
@@ -104,14 +121,18 @@ pub struct Reading {
     pub waiting: u64,
 }
 
+const fn row(kind: ProbeKind) -> usize {
+    match kind {
+        ProbeKind::Liveness => 0,
+        ProbeKind::Readiness => 1,
+        ProbeKind::Startup => 2,
+    }
+}
+
 impl Counters {
     /// Counts a run.
-    pub(super) fn ran(&self, kind: ProbeKind, outcome: &Outcome) {
-        let row = match kind {
-            ProbeKind::Liveness => 0,
-            ProbeKind::Readiness => 1,
-            ProbeKind::Startup => 2,
-        };
+    pub(super) fn ran(&self, kind: ProbeKind, component: &ComponentRuns, outcome: &Outcome) {
+        let row = row(kind);
         let column = match outcome.result {
             RunResult::Success => 0,
             RunResult::Warning(_) => 1,
@@ -119,7 +140,41 @@ impl Counters {
             RunResult::Error(_) => 3,
         };
         self.runs[row][column].fetch_add(1, Relaxed);
+        component.runs[row][column].fetch_add(1, Relaxed);
         self.duration[row].add(&DURATION_BOUNDS, outcome.latency);
+    }
+
+    /// The counts of a component that has a probe of this kind.
+    pub(super) fn component(&self, name: &Name, kind: ProbeKind) -> Arc<ComponentRuns> {
+        let runs = Arc::clone(self.lock().entry(name.clone()).or_default());
+        runs.is_watched[row(kind)].store(true, Relaxed);
+        runs
+    }
+
+    /// Forgets the components that are not watched any more.
+    pub(super) fn retain_components(&self, is_watched: impl Fn(&Name) -> bool) {
+        self.lock().retain(|name, _| is_watched(name));
+    }
+
+    /// Runs of each component that is watched, by name: for each kind of probe that it has, by result ([`RESULTS`]).
+    #[must_use]
+    pub fn read_components(&self) -> Vec<(Name, Vec<(ProbeKind, [u64; 4])>)> {
+        let read = |component: &ComponentRuns| {
+            KINDS
+                .into_iter()
+                .filter(|&kind| component.is_watched[row(kind)].load(Relaxed))
+                .map(|kind| (kind, component.runs[row(kind)].each_ref().map(|count| count.load(Relaxed))))
+                .collect()
+        };
+        self.lock()
+            .iter()
+            .map(|(name, component)| (name.clone(), read(component)))
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<ComponentRuns>>> {
+        // No code that could panic runs under the lock.
+        self.components.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lateness(&self, lateness: Duration) {
