@@ -314,6 +314,13 @@ mod tests {
         Tasks::new(Shutdown::new())
     }
 
+    /// Time is paused: waiting for ever fails at once instead.
+    async fn join(tasks: &Tasks) -> Result<(), TaskError> {
+        tokio::time::timeout(DEADLINE * 1000, tasks.join(DEADLINE))
+            .await
+            .expect("the tasks were never joined")
+    }
+
     fn check(result: Result<(), TaskError>, expected: &str) {
         assert_eq!(chain(&result.unwrap_err()), expected);
     }
@@ -322,7 +329,7 @@ mod tests {
     async fn end_of_an_essential_task_ends_the_process() {
         let tasks = tasks();
         tasks.essential("store", async {});
-        check(tasks.join(DEADLINE).await, "the task store ended by itself");
+        check(join(&tasks).await, "the task store ended by itself");
     }
 
     #[tokio::test(start_paused = true)]
@@ -332,7 +339,7 @@ mod tests {
             let digit = 3;
             assert_eq!(digit, 4, "digit {digit}");
         });
-        let message = tasks.join(DEADLINE).await.unwrap_err().to_string();
+        let message = join(&tasks).await.unwrap_err().to_string();
         assert!(
             message.starts_with("the task store panicked: ") && message.contains("digit 3"),
             "{message}"
@@ -343,10 +350,7 @@ mod tests {
     async fn error_of_an_essential_task_is_reported_with_its_cause() {
         let tasks = tasks();
         tasks.essential("listener", async { Err(io::Error::other("port in use")) });
-        check(
-            tasks.join(DEADLINE).await,
-            "the task listener failed: port in use",
-        );
+        check(join(&tasks).await, "the task listener failed: port in use");
     }
 
     #[tokio::test(start_paused = true)]
@@ -355,7 +359,7 @@ mod tests {
         let token = tasks.shutdown().token();
         tasks.essential("store", async move { token.cancelled().await });
         tasks.shutdown().trigger();
-        assert!(tasks.join(DEADLINE).await.is_ok());
+        assert!(join(&tasks).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -371,7 +375,7 @@ mod tests {
         assert!(told.await.is_err());
         assert!(!tasks.shutdown().is_triggered());
         tasks.shutdown().trigger();
-        assert!(tasks.join(DEADLINE).await.is_ok());
+        assert!(join(&tasks).await.is_ok());
         assert_eq!(tasks.running(), 0);
     }
 
@@ -387,10 +391,7 @@ mod tests {
         tasks.spawn("quick", async {});
         tasks.shutdown().trigger();
         let started = Instant::now();
-        check(
-            tasks.join(DEADLINE).await,
-            "2 tasks did not end in time: probe 7, uplink",
-        );
+        check(join(&tasks).await, "2 tasks did not end in time: probe 7, uplink");
         assert_eq!(started.elapsed(), DEADLINE);
         assert!(dropped.await.is_err(), "an aborted task drops what it holds");
         assert_eq!(tasks.running(), 0);
@@ -415,7 +416,7 @@ mod tests {
             Err::<(), _>("consequence")
         });
         tasks.essential("first", async { Err::<(), _>("cause") });
-        check(tasks.join(DEADLINE).await, "the task first failed: cause");
+        check(join(&tasks).await, "the task first failed: cause");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -425,7 +426,7 @@ mod tests {
             tasks.spawn_small("connection", async {});
         }
         tasks.shutdown().trigger();
-        assert!(tasks.join(DEADLINE).await.is_ok());
+        assert!(join(&tasks).await.is_ok());
         assert_eq!(tasks.running(), 0);
     }
 }

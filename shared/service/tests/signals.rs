@@ -9,10 +9,14 @@ use {
         io::{BufRead, BufReader, Lines},
         os::unix::process::ExitStatusExt,
         process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+        time::Duration,
     },
 };
 
 const ROLE: &str = "HEALTHSCOPE_TEST_ROLE";
+
+/// How long a process that does not obey lives when nothing ends it; the test fails then.
+const STUBBORN: Duration = Duration::from_secs(10);
 
 /// Not a test of its own: what the started process does. It says what it reached, one word a line.
 #[tokio::test]
@@ -24,7 +28,7 @@ async fn as_the_started_process() {
     shutdown.cancelled().await;
     println!("\nstopping");
     if role == "stubborn" {
-        std::future::pending::<()>().await;
+        tokio::time::sleep(STUBBORN).await;
     }
 }
 
