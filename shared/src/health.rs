@@ -117,6 +117,12 @@ reasons! {
     NO_AGENT = "NoAgent";
     /// A named object does not exist.
     NOT_FOUND = "NotFound";
+    /// Objects of this kind cannot be seen here.
+    KIND_NOT_AVAILABLE = "KindNotAvailable";
+    /// It was taken out on purpose.
+    REMOVED = "Removed";
+    /// Its agents have been lost for too long and nobody expects it.
+    FORGOTTEN = "Forgotten";
     /// A liveness probe failed.
     LIVENESS_FAILED = "LivenessFailed";
     /// A readiness probe failed.
