@@ -303,8 +303,7 @@ impl Engine {
         let probe = self.probes[key.index()]
             .as_mut()
             .expect("the schedule holds the probes that we hold");
-        self.counters
-            .lateness(now().saturating_duration_since(scheduled));
+        self.counters.lateness(now().saturating_duration_since(scheduled));
         let (probers, spec) = (Arc::clone(&self.probers), Arc::clone(&probe.spec));
         probe.running = Some(self.runs.spawn(async move {
             let outcome = probers.run(&spec).await;
@@ -470,10 +469,7 @@ impl Engine {
     }
 
     fn run_now(&mut self, id: ProbeId, reply: oneshot::Sender<RunNowReply>) {
-        let probe = self
-            .by_id
-            .get(&id)
-            .and_then(|&index| self.probes[index].as_mut());
+        let probe = self.by_id.get(&id).and_then(|&index| self.probes[index].as_mut());
         let Some(probe) = probe else {
             let _ = reply.send(RunNowReply::NotFound);
             return;
@@ -587,7 +583,10 @@ impl Engine {
                 .is_some_and(|running| running.id() == error.id())
         };
         let probe = self.probes.iter().flatten().find(failed)?;
-        tracing::error!(probe = probe.id.0, "a run panicked; this is a defect of the agent");
+        tracing::error!(
+            probe = probe.id.0,
+            "a run panicked; this is a defect of the agent"
+        );
         Some(Finished {
             key: probe.key,
             outcome: Outcome {

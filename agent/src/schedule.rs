@@ -395,10 +395,7 @@ impl Schedule {
     }
 
     fn set_first(&mut self, index: u32, now: u64) {
-        let probe = self.entries[index as usize]
-            .probe
-            .as_mut()
-            .expect("just added");
+        let probe = self.entries[index as usize].probe.as_mut().expect("just added");
         let window = nanos(FIRST_RUN_WITHIN);
         let earliest = probe.not_before.max(now);
         let next = if probe.period <= window {

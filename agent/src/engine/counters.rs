@@ -163,7 +163,14 @@ impl Counters {
             KINDS
                 .into_iter()
                 .filter(|&kind| component.is_watched[row(kind)].load(Relaxed))
-                .map(|kind| (kind, component.runs[row(kind)].each_ref().map(|count| count.load(Relaxed))))
+                .map(|kind| {
+                    (
+                        kind,
+                        component.runs[row(kind)]
+                            .each_ref()
+                            .map(|count| count.load(Relaxed)),
+                    )
+                })
                 .collect()
         };
         self.lock()
@@ -196,7 +203,9 @@ impl Counters {
     #[must_use]
     pub fn read(&self) -> Reading {
         Reading {
-            runs: std::array::from_fn(|row| std::array::from_fn(|column| self.runs[row][column].load(Relaxed))),
+            runs: std::array::from_fn(|row| {
+                std::array::from_fn(|column| self.runs[row][column].load(Relaxed))
+            }),
             duration: std::array::from_fn(|row| self.duration[row].read()),
             lateness: self.lateness.read(),
             dropped_late: self.dropped_late.load(Relaxed),

@@ -14,7 +14,10 @@ fn monitor(success: u32, failure: u32) -> (Monitor, Instant) {
     let spec = ProbeSpec {
         name: ProbeName::new("readiness").unwrap(),
         kind: ProbeKind::Readiness,
-        handler: Handler::TcpSocket(TcpSocketAction { host: "127.0.0.1".into(), port: 1 }),
+        handler: Handler::TcpSocket(TcpSocketAction {
+            host: "127.0.0.1".into(),
+            port: 1,
+        }),
         initial_delay: Duration::ZERO,
         period: Duration::from_millis(100),
         timeout: Duration::from_millis(100),
@@ -26,7 +29,12 @@ fn monitor(success: u32, failure: u32) -> (Monitor, Instant) {
 }
 
 fn outcome(result: RunResult) -> Outcome {
-    Outcome { result, latency: Duration::from_millis(1), message: String::new(), output: String::new() }
+    Outcome {
+        result,
+        latency: Duration::from_millis(1),
+        message: String::new(),
+        output: String::new(),
+    }
 }
 
 /// What is observed for each letter: S(uccess), W(arning), F(ailure), E(rror), R (failure for another reason).
@@ -53,7 +61,11 @@ fn check((success, failure): (u32, u32), step: Duration, results: &str, expected
                 Observation::Transition { from } => {
                     assert_ne!(from, monitor.state());
                     assert_eq!(monitor.since(), now);
-                    if monitor.state() == ProbeState::Passing { '>' } else { '<' }
+                    if monitor.state() == ProbeState::Passing {
+                        '>'
+                    } else {
+                        '<'
+                    }
                 }
             }
         })
@@ -77,9 +89,19 @@ fn equal_results_are_quiet_and_news_are_told_once() {
 #[test]
 fn notes_of_a_fast_probe_are_a_second_apart_and_none_is_forgotten() {
     // A turn at every result, ten a second: the first is due one second after the transition.
-    check((1, 3), Duration::from_millis(100), "SFSFSFSFSFSFSFSFSFSFSFSF", ">.........n.........n...");
+    check(
+        (1, 3),
+        Duration::from_millis(100),
+        "SFSFSFSFSFSFSFSFSFSFSFSF",
+        ">.........n.........n...",
+    );
     // News that had to wait is told although nothing is new any more.
-    check((1, 5), Duration::from_millis(100), "SFSSSSSSSSSSSS", ">.........n...");
+    check(
+        (1, 5),
+        Duration::from_millis(100),
+        "SFSSSSSSSSSSSS",
+        ">.........n...",
+    );
 }
 
 #[test]
@@ -89,18 +111,29 @@ fn flapping_is_news() {
     let mut flags = Vec::new();
     for i in 0..40 {
         now += Duration::from_secs(10);
-        let result = if i % 2 == 0 { RunResult::Success } else { RunResult::Failure(Reason::TIMED_OUT) };
+        let result = if i % 2 == 0 {
+            RunResult::Success
+        } else {
+            RunResult::Failure(Reason::TIMED_OUT)
+        };
         monitor.observe(outcome(result), now);
         flags.push(monitor.is_flapping());
     }
     assert!(!flags[0] && flags[39]);
-    assert_eq!(monitor.state(), ProbeState::Passing, "the state waits for three failures in a row");
+    assert_eq!(
+        monitor.state(),
+        ProbeState::Passing,
+        "the state waits for three failures in a row"
+    );
 }
 
 #[test]
 fn the_last_run_and_the_attempt_are_at_hand() {
     let (mut monitor, start) = monitor(1, 3);
-    assert_eq!((monitor.last(), monitor.attempt(), monitor.streak()), (None, None, 0));
+    assert_eq!(
+        (monitor.last(), monitor.attempt(), monitor.streak()),
+        (None, None, 0)
+    );
     let failed = Outcome {
         message: "exit code 1".into(),
         output: "no such table".into(),

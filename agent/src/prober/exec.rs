@@ -130,7 +130,11 @@ impl Commands {
                 if is_shortage(&error) {
                     return shortage(error);
                 }
-                let message = format!("cannot run {}: {}", one_line(program, MAX_LINE_BYTES), plain(&error));
+                let message = format!(
+                    "cannot run {}: {}",
+                    one_line(program, MAX_LINE_BYTES),
+                    plain(&error)
+                );
                 Found::error(Reason::CANNOT_EXECUTE, message)
             })?;
         let mut group = Group {
@@ -246,9 +250,7 @@ impl Output {
         if self.closed {
             return std::future::pending().await;
         }
-        let Self {
-            pipe, kept, cut, ..
-        } = self;
+        let Self { pipe, kept, cut, .. } = self;
         let Ok(mut guard) = pipe.readable().await else {
             self.closed = true;
             return;

@@ -131,10 +131,16 @@ fn verdict(trailers: &HeaderMap, frame: &[u8]) -> Found {
         return rpc_failed("the answer's grpc-status is not a number".into());
     };
     if code != 0 {
-        let text = trailers.get("grpc-message").map(|text| percent_decoded(text.as_bytes()));
+        let text = trailers
+            .get("grpc-message")
+            .map(|text| percent_decoded(text.as_bytes()));
         let text = one_line(&text.unwrap_or_default(), MAX_TEXT_BYTES);
         let name = status_name(code);
-        return rpc_failed(if text.is_empty() { name } else { format!("{name}: {text}") });
+        return rpc_failed(if text.is_empty() {
+            name
+        } else {
+            format!("{name}: {text}")
+        });
     }
     match response_status(frame) {
         Some(1) => Found::success(),
@@ -254,7 +260,11 @@ fn percent_decoded(text: &[u8]) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let [first, tail @ ..] = rest {
-        let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let hex = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
         let escaped = match (first, tail) {
             (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)),
             _ => None,

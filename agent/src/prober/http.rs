@@ -119,7 +119,12 @@ impl Probers {
         if !is_followed(action, &first) {
             return verdict(action, &first);
         }
-        match timeout_at(deadline.at, Box::pin(self.follow(action, first, &phase, deadline))).await {
+        match timeout_at(
+            deadline.at,
+            Box::pin(self.follow(action, first, &phase, deadline)),
+        )
+        .await
+        {
             Ok(found) => found,
             Err(_) => deadline.passed(phase.missed()),
         }
@@ -175,7 +180,9 @@ impl Probers {
     ) -> Result<Response, Failed> {
         let request = request(action, &target, keeps_host);
         let mut reader = ResponseReader::new(Expect::of(action));
-        let Target { scheme, host, port, .. } = &target;
+        let Target {
+            scheme, host, port, ..
+        } = &target;
         match (scheme, host.parse::<IpAddr>()) {
             (Scheme::Http, Ok(ip)) => {
                 let address = SocketAddr::new(ip, *port);
@@ -201,9 +208,7 @@ impl Probers {
             (Scheme::Https, _) => {
                 Box::pin(async {
                     let socket = self.connect(host, *port, deadline).await?;
-                    let mut stream = self
-                        .handshake(socket, host, action.verify_tls, deadline)
-                        .await?;
+                    let mut stream = self.handshake(socket, host, action.verify_tls, deadline).await?;
                     stream.write_all(&request).await?;
                     phase.set(Phase::HEAD);
                     let mut buffer = vec![0; READ_BYTES];
@@ -390,7 +395,9 @@ fn verdict(action: &HttpGetAction, response: &Response) -> Found {
 
 /// `503 Service Unavailable`. The phrase is the registered one: the server's own could say anything.
 fn status_text(status: u16) -> String {
-    let phrase = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+    let phrase = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|s| s.canonical_reason());
     match phrase {
         Some(phrase) => format!("{status} {phrase}"),
         None => status.to_string(),

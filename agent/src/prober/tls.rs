@@ -70,9 +70,7 @@ impl Clients {
 }
 
 fn trusting() -> ClientConfig {
-    let verifier = Arc::new(TrustAnything {
-        provider: provider(),
-    });
+    let verifier = Arc::new(TrustAnything { provider: provider() });
     let config = builder()
         .dangerous()
         .with_custom_certificate_verifier(verifier)

@@ -9,7 +9,10 @@ use {
 ///
 /// tokio's other constructor is `unsafe`, because a type of the caller's could close its descriptor early; an [`OwnedFd`]
 /// cannot. Without unsafe code in this workspace the deprecated name is the only one left.
-#[expect(deprecated, reason = "its successor is unsafe; its soundness gap does not concern OwnedFd")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; its soundness gap does not concern OwnedFd"
+)]
 pub(super) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, interest)
 }

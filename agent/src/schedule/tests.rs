@@ -9,7 +9,12 @@ fn millis(millis: u64) -> Duration {
 }
 
 fn timing(period: Duration, hash: u64) -> Timing {
-    Timing { lane: Lane::Network, period, initial_delay: Duration::ZERO, hash }
+    Timing {
+        lane: Lane::Network,
+        period,
+        initial_delay: Duration::ZERO,
+        hash,
+    }
 }
 
 /// A schedule with a clock of its own, where runs take a given time.
@@ -56,13 +61,21 @@ impl World {
             self.schedule.poll(self.now, &mut starts);
             for Start { key, scheduled } in starts {
                 assert!(scheduled <= self.now, "started before it was due");
-                assert!(self.running.iter().all(|(_, other)| *other != key), "two runs of one probe at once");
+                assert!(
+                    self.running.iter().all(|(_, other)| *other != key),
+                    "two runs of one probe at once"
+                );
                 self.running.push((self.now + self.takes, key));
                 let at = self.now - self.origin;
                 self.started.entry(key).or_default().push(at);
             }
             self.most_running = self.most_running.max(self.running.len());
-            let next = self.running.iter().map(|(at, _)| *at).chain(self.schedule.next_due()).min();
+            let next = self
+                .running
+                .iter()
+                .map(|(at, _)| *at)
+                .chain(self.schedule.next_due())
+                .min();
             match next {
                 Some(next) if next <= end => self.now = next.max(self.now),
                 Some(_) | None => {
@@ -98,7 +111,13 @@ fn a_long_period_starts_within_a_second_and_then_finds_its_grid() {
     let hash = 7_300_000_000;
     let key = world.add(timing(10 * SECOND, hash));
     world.run_until(40 * SECOND);
-    let expected = [millis(300), millis(7_300), millis(17_300), millis(27_300), millis(37_300)];
+    let expected = [
+        millis(300),
+        millis(7_300),
+        millis(17_300),
+        millis(27_300),
+        millis(37_300),
+    ];
     assert_eq!(world.starts(key), expected);
 }
 
@@ -112,14 +131,21 @@ fn the_second_run_comes_half_to_one_and_a_half_periods_after_the_first() {
         let starts = world.starts(key);
         let gap = starts[1] - starts[0];
         assert!(gap >= 5 * SECOND && gap <= 15 * SECOND, "{gap:?}");
-        assert!(starts[1..].windows(2).all(|pair| pair[1] - pair[0] == 10 * SECOND));
+        assert!(
+            starts[1..]
+                .windows(2)
+                .all(|pair| pair[1] - pair[0] == 10 * SECOND)
+        );
     }
 }
 
 #[test]
 fn nothing_runs_before_the_initial_delay_is_over() {
     let mut world = World::new(Limits::default());
-    let key = world.add(Timing { initial_delay: 3 * SECOND, ..timing(SECOND, 900_000_000) });
+    let key = world.add(Timing {
+        initial_delay: 3 * SECOND,
+        ..timing(SECOND, 900_000_000)
+    });
     world.run_until(10 * SECOND);
     let first = world.starts(key)[0];
     assert!(first >= 3 * SECOND && first < 4 * SECOND, "{first:?}");
@@ -139,7 +165,11 @@ fn a_thousand_probes_spread_over_their_period() {
     assert_eq!(per_slot.values().sum::<usize>(), 1000);
     let most = per_slot.values().max().unwrap();
     assert!(*most <= 20, "{most} in one slot of 5 on average");
-    assert!(per_slot.keys().all(|start| start.as_millis() % SLOT.as_millis() == 0));
+    assert!(
+        per_slot
+            .keys()
+            .all(|start| start.as_millis() % SLOT.as_millis() == 0)
+    );
 }
 
 #[test]
@@ -167,7 +197,10 @@ fn ticks_that_passed_in_sleep_are_dropped_counted_and_not_made_up_for() {
 
 #[test]
 fn runs_over_the_limit_take_turns_in_order() {
-    let mut world = World::new(Limits { network: 1, command: 1 });
+    let mut world = World::new(Limits {
+        network: 1,
+        command: 1,
+    });
     world.takes = millis(10);
     let keys: Vec<_> = (0..3).map(|_| world.add(timing(SECOND, 0))).collect();
     world.run_until(millis(100));
@@ -177,11 +210,17 @@ fn runs_over_the_limit_take_turns_in_order() {
 
 #[test]
 fn commands_do_not_wait_for_network_runs() {
-    let mut world = World::new(Limits { network: 1, command: 1 });
+    let mut world = World::new(Limits {
+        network: 1,
+        command: 1,
+    });
     world.takes = millis(500);
     world.add(timing(SECOND, 0));
     world.add(timing(SECOND, 0));
-    let command = world.add(Timing { lane: Lane::Command, ..timing(SECOND, 0) });
+    let command = world.add(Timing {
+        lane: Lane::Command,
+        ..timing(SECOND, 0)
+    });
     world.run_until(millis(100));
     assert_eq!(world.starts(command), [Duration::ZERO]);
     assert_eq!((world.schedule.running(), world.schedule.waiting()), (2, 1));
@@ -223,7 +262,10 @@ fn a_run_out_of_turn_comes_next_and_leaves_the_grid_alone() {
 
 #[test]
 fn removing_a_probe_that_runs_or_waits_frees_its_place_and_disturbs_nobody() {
-    let mut world = World::new(Limits { network: 1, command: 1 });
+    let mut world = World::new(Limits {
+        network: 1,
+        command: 1,
+    });
     world.takes = SECOND / 2;
     let runs = world.add(timing(SECOND, 0));
     let waits = world.add(timing(SECOND, 0));

@@ -199,7 +199,12 @@ mod tests {
         let Ok(Destination::Same(target, _)) = destination else {
             panic!("{location}: {destination:?}");
         };
-        let found = format!("{}://{}{}", target.scheme.as_str(), target.authority(), target.path);
+        let found = format!(
+            "{}://{}{}",
+            target.scheme.as_str(),
+            target.authority(),
+            target.path
+        );
         assert_eq!(found, expected, "{location}");
     }
 
@@ -234,7 +239,10 @@ mod tests {
             to("//web.example.evil/"),
             Ok(Destination::Elsewhere("web.example.evil".into()))
         );
-        assert!(matches!(to("http://web.example:1/"), Ok(Destination::Same(_, false))));
+        assert!(matches!(
+            to("http://web.example:1/"),
+            Ok(Destination::Same(_, false))
+        ));
         assert!(matches!(to("/"), Ok(Destination::Same(_, true))));
     }
 

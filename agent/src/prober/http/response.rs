@@ -111,7 +111,12 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
     /// In the line that says how long the next chunk is: value so far, digits, bytes, and whether its digits are over.
-    Size { value: u64, digits: u8, length: usize, over: bool },
+    Size {
+        value: u64,
+        digits: u8,
+        length: usize,
+        over: bool,
+    },
     /// So many bytes of data to come.
     Data(u64),
     /// In the line end after the data: bytes seen of it.
@@ -119,7 +124,12 @@ enum Chunk {
 }
 
 impl Chunk {
-    const START: Self = Self::Size { value: 0, digits: 0, length: 0, over: false };
+    const START: Self = Self::Size {
+        value: 0,
+        digits: 0,
+        length: 0,
+        over: false,
+    };
 }
 
 impl<'a> ResponseReader<'a> {
@@ -129,7 +139,11 @@ impl<'a> ResponseReader<'a> {
             state: State::Head,
             head: Vec::new(),
             skipped: 0,
-            response: Response { status: 0, location: None, body_has_text: None },
+            response: Response {
+                status: 0,
+                location: None,
+                body_has_text: None,
+            },
             body_length: 0,
             body: Vec::new(),
         }
@@ -301,7 +315,12 @@ impl<'a> ResponseReader<'a> {
     /// One step through a chunked body; the bytes that are left.
     fn take_chunk<'b>(&mut self, chunk: Chunk, bytes: &'b [u8]) -> Result<&'b [u8], Malformed> {
         match chunk {
-            Chunk::Size { value, digits, length, over } => {
+            Chunk::Size {
+                value,
+                digits,
+                length,
+                over,
+            } => {
                 let byte = bytes[0];
                 let next = match (byte, over) {
                     (b'\n', _) if digits == 0 => return Err(Malformed::Chunk),
@@ -337,7 +356,11 @@ impl<'a> ResponseReader<'a> {
             Chunk::Data(left) => {
                 let now = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 let left = left - now as u64;
-                self.state = State::Chunked(if left == 0 { Chunk::AfterData(0) } else { Chunk::Data(left) });
+                self.state = State::Chunked(if left == 0 {
+                    Chunk::AfterData(0)
+                } else {
+                    Chunk::Data(left)
+                });
                 self.keep(&bytes[..now]);
                 Ok(&bytes[now..])
             }
