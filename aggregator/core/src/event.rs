@@ -104,8 +104,8 @@ pub struct Opened {
     pub epoch: Epoch,
     /// Its latest transition.
     pub seq: Seq,
-    /// Up to where any aggregator has acknowledged this epoch, when the agent says so: what came before is not a gap.
-    pub acked: Option<Seq>,
+    /// Up to where any aggregator has acknowledged this epoch: what came before is not a gap.
+    pub acked: Seq,
     /// Its release, for people.
     pub version: String,
     /// Where it connects from, for people.
@@ -222,7 +222,7 @@ pub enum Refusal {
 pub struct Limits {
     /// Agents, connected or not. Kubernetes holds at most 150,000 pods (its documented scale envelope).
     pub agents: usize,
-    /// Instances of one agent: `healthscope up` with a file of 10,000 components, with room.
+    /// Instances of one agent; the protocol's limit, for it lets every probe have an instance of its own.
     pub instances_per_agent: usize,
     /// Probes of one agent; the protocol's limit.
     pub probes_per_agent: usize,
@@ -234,7 +234,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             agents: 150_000,
-            instances_per_agent: 20_000,
+            instances_per_agent: wire::MAX_PROBES_PER_AGENT,
             probes_per_agent: wire::MAX_PROBES_PER_AGENT,
             probes: 2_000_000,
         }

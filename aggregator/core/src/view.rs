@@ -7,7 +7,7 @@ use {
     healthscope_crd::v1beta1::{Summary, UnknownPolicy},
     healthscope_shared::{
         health::{Health, Reason},
-        name::{AgentName, InstanceName, Kind, Name, Namespace},
+        name::{AgentName, InstanceName, Kind, Name, Namespace, ScopeKey},
         probe::{ProbeKind, outcome::ProbeState},
     },
     jiff::Timestamp,
@@ -67,6 +67,17 @@ pub struct ScopeView {
     pub components: Vec<MemberView>,
     /// The conditions of the scope's status.
     pub conditions: Vec<Condition>,
+}
+
+impl ScopeView {
+    /// Which scope it is.
+    #[must_use]
+    pub fn key(&self) -> ScopeKey {
+        ScopeKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
 }
 
 /// The policy in force.
@@ -388,8 +399,9 @@ pub enum Change {
     },
     /// The state of a probe.
     Probe {
-        /// Before.
-        from: ProbeState,
+        /// Before; absent when that is not known, because transitions were missed or the agent was restarted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<ProbeState>,
         /// From now on.
         to: ProbeState,
         /// Name of the probe.
@@ -421,4 +433,6 @@ pub struct Totals {
     pub probes: u32,
     /// Transitions that were never seen one by one: a later state covers them.
     pub missed_transitions: u64,
+    /// Transitions of probes that were counted but not handed to readers, in a flood.
+    pub dropped_transitions: u64,
 }

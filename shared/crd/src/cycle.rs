@@ -48,6 +48,59 @@ pub fn find_cycle(edges: &[Vec<usize>]) -> Option<Vec<usize>> {
     None
 }
 
+/// The strongly connected component of each node: nodes that reach each other have the same number, and an edge
+/// between different ones leads from the higher to the lower number.
+///
+/// Tarjan's algorithm without recursion. Handling nodes by rising number handles what a node points to before the
+/// node itself.
+#[must_use]
+pub fn strongly_connected(edges: &[Vec<usize>]) -> Vec<usize> {
+    const NONE: usize = usize::MAX;
+    let mut component = vec![NONE; edges.len()];
+    let mut visited = vec![NONE; edges.len()];
+    let mut lowest = vec![NONE; edges.len()];
+    let mut waiting = Vec::new();
+    let mut path: Vec<(usize, usize)> = Vec::new();
+    let (mut visits, mut components) = (0, 0);
+    for start in 0..edges.len() {
+        if visited[start] != NONE {
+            continue;
+        }
+        path.push((start, 0));
+        while let Some(&mut (node, ref mut next)) = path.last_mut() {
+            if *next == 0 {
+                visited[node] = visits;
+                lowest[node] = visits;
+                visits += 1;
+                waiting.push(node);
+            }
+            let target = edges[node].get(*next).copied();
+            *next += 1;
+            match target {
+                Some(target) if visited[target] == NONE => path.push((target, 0)),
+                Some(target) if component[target] == NONE => lowest[node] = lowest[node].min(visited[target]),
+                Some(_) => {}
+                None => {
+                    path.pop();
+                    if let Some(&(parent, _)) = path.last() {
+                        lowest[parent] = lowest[parent].min(lowest[node]);
+                    }
+                    if lowest[node] == visited[node] {
+                        while let Some(member) = waiting.pop() {
+                            component[member] = components;
+                            if member == node {
+                                break;
+                            }
+                        }
+                        components += 1;
+                    }
+                }
+            }
+        }
+    }
+    component
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,10 +123,25 @@ mod tests {
     }
 
     #[test]
+    fn nodes_that_reach_each_other_share_a_number() {
+        let graph = |edges: &[&[usize]]| {
+            let edges: Vec<Vec<usize>> = edges.iter().map(|targets| targets.to_vec()).collect();
+            strongly_connected(&edges)
+        };
+        assert_eq!(graph(&[]), []);
+        assert_eq!(graph(&[&[1], &[2], &[]]), [2, 1, 0]);
+        assert_eq!(graph(&[&[1], &[0], &[0]]), [0, 0, 1]);
+        assert_eq!(graph(&[&[0], &[2, 0], &[3], &[1]]), [0, 1, 1, 1]);
+        // Two cycles joined by one edge.
+        assert_eq!(graph(&[&[1], &[0, 2], &[3], &[2]]), [1, 1, 0, 0]);
+    }
+
+    #[test]
     fn a_long_chain_needs_no_stack() {
         let mut edges: Vec<Vec<usize>> = (1..100_000).map(|next| vec![next]).collect();
         edges.push(vec![]);
         assert_eq!(find_cycle(&edges), None);
+        assert_eq!(strongly_connected(&edges)[0], 99_999);
         edges[99_999].push(0);
         assert_eq!(find_cycle(&edges).map(|cycle| cycle.len()), Some(100_000));
     }

@@ -1,0 +1,1 @@
+//! The store, event by event, in time that only moves when told.
