@@ -382,27 +382,21 @@ pub enum DecodeError {
     Malformed(#[source] serde_json::Error),
 }
 
-/// Types that each side knows, to tell an unknown type from a malformed message.
+/// Tells an unknown type from a malformed message.
 trait Message: for<'de> Deserialize<'de> {
-    const TYPES: &'static [&'static str];
+    fn knows(name: &str) -> bool;
 }
 
 impl Message for AgentMessage {
-    const TYPES: &'static [&'static str] =
-        &["hello", "announce", "report", "goodbye", "probed", "unsupported"];
+    fn knows(name: &str) -> bool {
+        Self::TYPES.contains(&name)
+    }
 }
 
 impl Message for ServerMessage {
-    const TYPES: &'static [&'static str] = &[
-        "welcome",
-        "ack",
-        "resync",
-        "redirect",
-        "ca",
-        "probe",
-        "drain",
-        "unsupported",
-    ];
+    fn knows(name: &str) -> bool {
+        Self::TYPES.contains(&name)
+    }
 }
 
 fn decode<M: Message>(text: &str) -> Result<M, DecodeError> {
@@ -415,7 +409,7 @@ fn decode<M: Message>(text: &str) -> Result<M, DecodeError> {
         return Err(DecodeError::TooBig(text.len()));
     }
     serde_json::from_str(text).map_err(|error| match serde_json::from_str::<Tag>(text) {
-        Ok(tag) if !M::TYPES.contains(&tag.r#type.as_str()) => {
+        Ok(tag) if !M::knows(&tag.r#type) => {
             DecodeError::UnknownType(crate::truncate(&tag.r#type, 64).into_owned())
         }
         Ok(_) | Err(_) => DecodeError::Malformed(error),
@@ -423,6 +417,9 @@ fn decode<M: Message>(text: &str) -> Result<M, DecodeError> {
 }
 
 impl AgentMessage {
+    /// Every `type` that an agent may send.
+    pub const TYPES: &[&str] = &["hello", "announce", "report", "goodbye", "probed", "unsupported"];
+
     /// Reads what an agent sent.
     ///
     /// # Errors
@@ -444,6 +441,18 @@ impl AgentMessage {
 }
 
 impl ServerMessage {
+    /// Every `type` that an aggregator may send.
+    pub const TYPES: &[&str] = &[
+        "welcome",
+        "ack",
+        "resync",
+        "redirect",
+        "ca",
+        "probe",
+        "drain",
+        "unsupported",
+    ];
+
     /// Reads what an aggregator sent.
     ///
     /// # Errors
