@@ -5,21 +5,49 @@
 
 use {
     crate::{
+        engine::{AnnouncedComponent, Command, Engine, EngineConfig, counters::Counters},
         local::{Bound, Local},
-        uplink,
+        metrics::Metrics,
+        prober::{ProberConfig, Probers},
+        schedule::Limits,
+        uplink::{
+            self, Ports, Uplink,
+            stats::{Stats, Status},
+        },
     },
+    feed::Feed,
     healthscope_service::{
-        admin::{Admin, ListenError, Readiness},
+        admin::{Admin, ListenError, Page, Readiness},
+        build,
         shutdown::Shutdown,
         tasks::{TaskError, Tasks},
     },
-    healthscope_shared::{config::Component, name::AgentName},
-    std::{net::SocketAddr, sync::Arc, time::Duration},
-    tokio::sync::watch,
+    healthscope_shared::{
+        config::Component,
+        name::{AgentName, InstanceName},
+    },
+    status::{AgentView, Sources},
+    std::{
+        net::SocketAddr,
+        sync::Arc,
+        time::{Duration, Instant, SystemTime},
+    },
+    tokio::sync::{mpsc, oneshot, watch},
 };
+
+mod feed;
+mod status;
 
 /// How long the parts may take to end: the goodbye has one second, and a process must be gone after two.
 const END_DEADLINE: Duration = Duration::from_millis(1_500);
+/// Events on their way from the engine, which keeps more itself.
+const EVENTS: usize = 64;
+/// Commands on their way to the engine, which takes them before anything else.
+const COMMANDS: usize = 8;
+/// Results on their way to the uplink, which always takes them.
+const INPUTS: usize = 32;
+/// What the uplink asks for: as much as a session may have asked for, and summaries.
+const REQUESTS: usize = 16;
 
 /// Everything an agent needs to know.
 #[derive(Debug)]
@@ -32,6 +60,8 @@ pub struct Config {
     pub uplink: uplink::Config,
     /// Where its own endpoint listens.
     pub local: Local,
+    /// Most runs of probes at once.
+    pub limits: Limits,
 }
 
 /// Why an agent ended other than as it was told.
@@ -75,14 +105,118 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
         let Self { config, local } = self;
         let Config {
-            agent: _,
-            components: _,
-            uplink: _,
+            agent,
+            components,
+            uplink,
             local: _,
+            limits,
         } = config;
         let tasks = Tasks::new(shutdown);
-        local.serve(&Admin::new(Readiness::new()), &tasks);
+        let readiness = Readiness::new();
+        let counters = Arc::new(Counters::default());
+
+        let (commands, engine_commands) = mpsc::channel(COMMANDS);
+        let (engine_events, events) = mpsc::channel(EVENTS);
+        let (inputs, uplink_inputs) = mpsc::channel(INPUTS);
+        let (uplink_requests, requests) = mpsc::channel(REQUESTS);
+        let (watched, seen) = watch::channel(Arc::default());
+
+        let engine_config = EngineConfig {
+            limits,
+            salt: hash(agent.as_str()),
+        };
+        let probers = Probers::new(ProberConfig::default());
+        let engine = Engine::new(engine_config, probers, Arc::clone(&counters));
+        let ports = Ports {
+            inputs: uplink_inputs,
+            requests: uplink_requests,
+        };
+        let uplink = Uplink::new(agent.clone(), uplink, ports);
+        let feed = Feed {
+            instance: InstanceName::new(agent.as_str()).expect("agents and instances are named by one rule"),
+            components,
+            commands: commands.clone(),
+            events,
+            inputs,
+            requests,
+            watched,
+            counters: Arc::clone(&counters),
+            ready: readiness.condition("probes"),
+        };
+
+        let metrics = Metrics {
+            engine: counters,
+            uplink: uplink.stats(),
+            started: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0.0, |since| since.as_secs_f64()),
+        };
+        let status = Arc::new(StatusPage {
+            agent,
+            started: Instant::now(),
+            status: uplink.status(),
+            stats: uplink.stats(),
+            watched: seen,
+            commands,
+        });
+        let admin = Admin::new(readiness)
+            .metrics(move || metrics.render())
+            .asked_page("/status", move || Arc::clone(&status).page());
+        local.serve(&admin, &tasks);
+
+        let token = tasks.shutdown().token();
+        tasks.essential(
+            "engine",
+            engine.run(engine_commands, engine_events, token.clone()),
+        );
+        tasks.essential("feed", feed.run());
+        tasks.essential("uplink", uplink.run(token));
         tasks.join(END_DEADLINE).await?;
         Ok(())
     }
+}
+
+/// What `/status` is made of.
+struct StatusPage {
+    agent: AgentName,
+    started: Instant,
+    status: watch::Receiver<Status>,
+    stats: Arc<Stats>,
+    watched: watch::Receiver<Arc<Vec<AnnouncedComponent>>>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl StatusPage {
+    /// `None` when the engine is gone.
+    async fn page(self: Arc<Self>) -> Option<Page> {
+        let Self {
+            agent,
+            started,
+            status,
+            stats,
+            watched,
+            commands,
+        } = &*self;
+        let (reply, reports) = oneshot::channel();
+        commands.send(Command::Snapshot { reply }).await.ok()?;
+        let reports = reports.await.ok()?;
+        let view = AgentView::new(Sources {
+            agent,
+            version: build::VERSION,
+            started: *started,
+            status: &status.borrow().clone(),
+            stats,
+            watched: &watched.borrow().clone(),
+            reports,
+            now: Instant::now(),
+        });
+        Some(("application/json", view.to_json()))
+    }
+}
+
+/// FNV-1a: the same in every run, so that phases are.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -5,8 +5,11 @@
 //! endpoint, and `app` connects all of them with channels.
 
 pub mod app;
+pub mod args;
+pub mod config;
 pub mod engine;
 pub mod local;
+pub mod metrics;
 pub mod monitor;
 pub mod prober;
 pub mod schedule;

@@ -96,7 +96,7 @@ pub enum ConnectError {
         authority: String,
     },
     /// No TCP connection.
-    #[error("cannot connect to {address}; is the aggregator running, and does it listen there?")]
+    #[error("cannot connect to {address}; check that the aggregator runs and listens there")]
     Connect {
         /// The address tried last.
         address: SocketAddr,
@@ -143,7 +143,7 @@ pub enum ConnectError {
     },
     /// Something answers, but not an aggregator of a version that can be spoken to.
     #[error(
-        "{authority} does not speak {}; is it a HealthScope aggregator of this version?",
+        "{authority} does not speak {}; check that it is a HealthScope aggregator of this version",
         wire::SUBPROTOCOL
     )]
     WrongProtocol {

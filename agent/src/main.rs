@@ -1,0 +1,153 @@
+//! The agent's process: command line, logs, runtime, signals, exit code. Everything else is the library's.
+
+use {
+    anyhow::Context,
+    clap::{CommandFactory, Parser, error::ErrorKind},
+    healthscope_agent::{
+        app::{App, Config},
+        args::Args,
+        config::{self, Settings},
+        schedule::Limits,
+    },
+    healthscope_service::{
+        build,
+        config_files::{self, Loaded, Watcher},
+        shutdown::{self, Shutdown},
+        telemetry,
+    },
+    healthscope_shared::config::Component,
+    rustix::process::{Resource, Rlimit, getrlimit, setrlimit},
+    std::{
+        io::{self, Write},
+        process::ExitCode,
+        sync::Arc,
+        time::Duration,
+    },
+    tokio::{runtime, sync::watch},
+};
+
+/// Descriptors that the most runs at once can need, with room: what programs that a check starts are given is inherited,
+/// and some of them go through all the descriptors that they might have.
+const MAX_DESCRIPTORS: u64 = 4096;
+/// Threads for what cannot be waited for otherwise: names to resolve, directories to read.
+const MAX_BLOCKING_THREADS: usize = 8;
+/// How long such a thread is kept: a thread that idles costs memory.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = config::check(&args) {
+        Args::command().error(ErrorKind::ArgumentConflict, error).exit();
+    }
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; there is nowhere else to say so.
+            let _nobody_reads = writeln!(io::stderr(), "healthscope-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<()> {
+    telemetry::init(args.log_format, None)?;
+    raise_descriptor_limit();
+    let settings = Settings::new(args)?;
+    let watcher = Watcher::load(&settings.path, config_files::INTERVAL, config::components)
+        .map_err(|problems| anyhow::anyhow!("the configuration cannot be used\n{problems}"))?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .build()
+        .context("cannot start")?;
+    let result = runtime.block_on(run(settings, watcher));
+    // A name that is being resolved would hold the process for as long as the resolver likes.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(settings: Settings, watcher: Watcher<Arc<Vec<Component>>>) -> anyhow::Result<()> {
+    let Settings {
+        path: _,
+        agent,
+        uplink,
+        local,
+    } = settings;
+    let shutdown = Shutdown::new();
+    shutdown::signals(&shutdown)?;
+    tracing::info!(version = build::version(), %agent, aggregator = %uplink.endpoint, "starting");
+
+    let loaded = watcher.subscribe();
+    let first = Arc::clone(&loaded.borrow().value);
+    describe(&first);
+    let (sender, components) = watch::channel(Arc::clone(&*first));
+    let app = App::bind(Config {
+        agent,
+        components,
+        uplink,
+        local,
+        limits: Limits::default(),
+    })
+    .await?;
+    if let Some(address) = app.tcp_address() {
+        tracing::info!(%address, "answering");
+    }
+    // Both end with the runtime: neither holds anything that has to be given back.
+    let watching = tokio::spawn(watcher.run(shutdown.token()));
+    let following = tokio::spawn(follow(loaded, sender));
+    let result = app.run(shutdown).await;
+    watching.abort();
+    following.abort();
+    Ok(result?)
+}
+
+/// Hands on what can be used, and says what cannot.
+async fn follow(
+    mut loaded: watch::Receiver<Loaded<Arc<Vec<Component>>>>,
+    components: watch::Sender<Arc<Vec<Component>>>,
+) {
+    let mut revision = loaded.borrow().revision;
+    while loaded.changed().await.is_ok() {
+        let now = loaded.borrow_and_update().clone();
+        match now.problems {
+            Some(problems) => {
+                for problem in problems.list() {
+                    tracing::warn!("{problem}");
+                }
+                tracing::warn!("the configuration cannot be used; what is watched stays as it was");
+            }
+            None if now.revision != revision => {
+                revision = now.revision;
+                describe(&now.value);
+                components.send_replace(Arc::clone(&*now.value));
+            }
+            None => tracing::info!("the configuration is as it was"),
+        }
+    }
+}
+
+fn describe(components: &[Component]) {
+    let probes: usize = components.iter().map(|component| component.probes.len()).sum();
+    if probes == 0 {
+        tracing::warn!("the configuration has no Component; nothing is watched");
+    } else {
+        tracing::info!(components = components.len(), probes, "watching");
+    }
+}
+
+/// Raises the soft limit, which is often 1024, as far as this process could use. Failure changes nothing: runs that find
+/// no descriptor say so.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
+    if current.is_some_and(|current| current < wanted) {
+        let _stays_as_it_is = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(wanted),
+                maximum,
+            },
+        );
+    }
+}
