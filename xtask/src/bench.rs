@@ -22,7 +22,7 @@ const PEERS: &[(&str, &[Prerequisite])] = &[(
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The benchmark's name; `cargo xtask bench list` prints them.
+    /// The benchmark's name; `cargo xtask bench help` prints them.
     name: String,
     /// Passed on to the benchmark.
     #[arg(last = true)]

@@ -38,7 +38,7 @@ enum Task {
     /// Run one benchmark of `bench/`, installing the peers it is compared with.
     Bench(bench::Args),
     /// Write the committed files that are generated from the Rust types.
-    Schema(generated::Args),
+    Schema,
     /// Check who may depend on whom, licences and duplicate versions.
     Deps(deps::Args),
 }
@@ -55,7 +55,7 @@ fn perform(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Test(args) => return test::run(args),
         Task::Bench(args) => bench::run(&args)?,
-        Task::Schema(args) => generated::run(&args)?,
+        Task::Schema => generated::run()?,
         Task::Deps(args) => deps::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
