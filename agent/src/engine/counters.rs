@@ -121,6 +121,9 @@ pub struct Reading {
     pub waiting: u64,
 }
 
+/// Runs of one kind of probe, by result ([`RESULTS`]).
+pub type KindReading = (ProbeKind, [u64; 4]);
+
 const fn row(kind: ProbeKind) -> usize {
     match kind {
         ProbeKind::Liveness => 0,
@@ -158,7 +161,7 @@ impl Counters {
 
     /// Runs of each component that is watched, by name: for each kind of probe that it has, by result ([`RESULTS`]).
     #[must_use]
-    pub fn read_components(&self) -> Vec<(Name, Vec<(ProbeKind, [u64; 4])>)> {
+    pub fn read_components(&self) -> Vec<(Name, Vec<KindReading>)> {
         let read = |component: &ComponentRuns| {
             KINDS
                 .into_iter()
@@ -203,10 +206,11 @@ impl Counters {
     #[must_use]
     pub fn read(&self) -> Reading {
         Reading {
-            runs: std::array::from_fn(|row| {
-                std::array::from_fn(|column| self.runs[row][column].load(Relaxed))
-            }),
-            duration: std::array::from_fn(|row| self.duration[row].read()),
+            runs: self
+                .runs
+                .each_ref()
+                .map(|row| row.each_ref().map(|count| count.load(Relaxed))),
+            duration: self.duration.each_ref().map(Histogram::read),
             lateness: self.lateness.read(),
             dropped_late: self.dropped_late.load(Relaxed),
             dropped_running: self.dropped_running.load(Relaxed),

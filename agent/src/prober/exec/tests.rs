@@ -34,6 +34,10 @@ async fn sh(script: &str) -> Found {
 }
 
 #[track_caller]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "expected values are written in place"
+)]
 fn is(found: &Found, result: RunResult, message: &str) {
     assert_eq!((&found.result, found.message.as_str()), (&result, message));
 }
