@@ -1,1 +1,22 @@
-//! Rolls results up per HealthScope and serves the verdict.
+//! The aggregator's shells: agents come in over WebSocket, one task owns the store, people and programs read over HTTP.
+//!
+//! Everything that decides is in `healthscope_core`. Here is IO, and nothing but: shells wait, call once, carry out the
+//! answers. [`app::App`] connects them with channels.
+
+pub mod app;
+pub mod args;
+pub mod config;
+pub mod declared;
+
+mod api;
+mod bus;
+mod clock;
+mod ingest;
+mod listen;
+mod mailbox;
+mod metrics;
+mod site;
+mod store_actor;
+mod stream;
+
+pub use {app::App, config::Config, declared::Declared};

@@ -1,0 +1,66 @@
+//! The aggregator about itself.
+
+use {
+    super::{Api, json},
+    axum::{extract::State, response::Response},
+    healthscope_core::view::Totals,
+    healthscope_service::build,
+    jiff::Timestamp,
+    schemars::JsonSchema,
+    serde::Serialize,
+};
+
+/// Problems of the configuration that are listed.
+const MAX_PROBLEMS: usize = 100;
+
+/// The aggregator about itself.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// Its release.
+    version: &'static str,
+    /// The commit it was built from, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<&'static str>,
+    /// When it started.
+    started_at: Timestamp,
+    /// Its own clock, now.
+    now: Timestamp,
+    /// What it holds.
+    totals: Totals,
+    /// Id of the latest transition; 0 before the first.
+    last_transition: u64,
+    /// Sessions of agents that are open, welcomed or not.
+    sessions: usize,
+    /// Its configuration.
+    configuration: ConfigurationStatus,
+}
+
+/// The configuration in force.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ConfigurationStatus {
+    /// Counts the configurations that were applied, from 1.
+    revision: u64,
+    /// What is wrong with the present files; while anything is, an earlier content stays in force. At most 100.
+    problems: Vec<String>,
+}
+
+pub(super) async fn get(State(api): State<Api>) -> Response {
+    let snapshot = api.feed.newest();
+    let loaded = api.declared.borrow().clone();
+    let problems = loaded.problems.iter().flat_map(|problems| problems.list());
+    json(&Status {
+        version: build::VERSION,
+        commit: build::COMMIT,
+        started_at: api.started,
+        now: Timestamp::now(),
+        totals: snapshot.totals,
+        last_transition: snapshot.last_transition,
+        sessions: api.sessions.len(),
+        configuration: ConfigurationStatus {
+            revision: loaded.revision,
+            problems: problems.take(MAX_PROBLEMS).map(ToString::to_string).collect(),
+        },
+    })
+}

@@ -1,0 +1,94 @@
+//! The latest transitions of scopes and components.
+
+use {
+    super::{Api, Params, json},
+    axum::{extract::State, response::Response},
+    healthscope_core::view::{Change, TransitionView},
+    healthscope_shared::name::{Name, Namespace},
+    schemars::JsonSchema,
+    serde::{Deserialize, Serialize},
+    std::sync::Arc,
+};
+
+/// Transitions given unless asked for fewer; as many as are kept.
+const DEFAULT_LIMIT: usize = 1_024;
+
+/// The latest transitions.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Transitions {
+    /// Oldest first.
+    items: Vec<Arc<TransitionView>>,
+    /// Id of the latest transition of any level; give it as `after` next time.
+    last: u64,
+    /// Whether transitions after `after` are no longer kept.
+    missed: bool,
+}
+
+/// Which level a transition is of; a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Level {
+    Scope,
+    Component,
+    Probe,
+}
+
+impl Level {
+    /// The level of a transition.
+    pub(crate) const fn of(transition: &TransitionView) -> Self {
+        match transition.change {
+            Change::Scope { .. } => Self::Scope,
+            Change::Component { .. } => Self::Component,
+            Change::Probe { .. } => Self::Probe,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    after: Option<u64>,
+    namespace: Option<Namespace>,
+    name: Option<Name>,
+    level: Option<Level>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>) -> Response {
+    let Wanted {
+        after,
+        namespace,
+        name,
+        level,
+        limit,
+    } = wanted;
+    let snapshot = api.feed.newest();
+    let kept = &snapshot.transitions;
+    let mut items: Vec<_> = kept
+        .iter()
+        .rev()
+        .filter(|transition| {
+            after.is_none_or(|after| transition.id > after)
+                && namespace
+                    .as_ref()
+                    .is_none_or(|namespace| transition.namespace == *namespace)
+                && name.as_ref().is_none_or(|name| transition.name == *name)
+                && level.is_none_or(|level| Level::of(transition) == level)
+        })
+        .take(limit.unwrap_or(DEFAULT_LIMIT))
+        .cloned()
+        .collect();
+    items.reverse();
+    json(&Transitions {
+        items,
+        last: snapshot.last_transition,
+        missed: after.is_some_and(|after| has_gap(kept, after, snapshot.last_transition)),
+    })
+}
+
+/// Whether something after `after` may be missing from what is kept. Ids of probes' transitions are not kept, so a whole
+/// list that starts later says nothing unless it is full.
+pub(crate) fn has_gap(kept: &[Arc<TransitionView>], after: u64, last: u64) -> bool {
+    after > last || kept.len() >= DEFAULT_LIMIT && kept.first().is_some_and(|first| first.id > after + 1)
+}

@@ -1,0 +1,248 @@
+//! One aggregator: connects the parts with channels, starts their tasks, ends them in order.
+//!
+//! ```text
+//! listen --> site --> ingest ==sessions==> store_actor --> feed --> api, dashboard
+//! ```
+
+use {
+    crate::{
+        api::{self, Api},
+        bus::{FEED, Feed, StoreSender},
+        clock,
+        config::{Config, ConfigError, Limits, Timing},
+        ingest::Ingest,
+        listen::{self, Places, Server},
+        mailbox::Sessions,
+        metrics::Metrics,
+        site::{Site, access::Access, host::AllowedHosts},
+        store_actor::{Ends, StoreActor},
+    },
+    healthscope_core::{Patience, snapshot::Snapshot, store::StoreConfig},
+    healthscope_service::{
+        admin::Readiness,
+        shutdown::Shutdown,
+        tasks::{TaskError, Tasks},
+    },
+    healthscope_shared::wire,
+    std::{
+        io,
+        net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+        sync::Arc,
+    },
+    tokio::{
+        net::TcpListener,
+        sync::{broadcast, watch},
+    },
+    tokio_rustls::TlsAcceptor,
+};
+
+/// Why an aggregator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration breaks a promise of the security model.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A part without which the aggregator is useless ended.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        " (another process listens there; stop it or choose another --listen)"
+    } else {
+        ""
+    }
+}
+
+/// An aggregator that listens and does not answer yet.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    listener: TcpListener,
+    address: SocketAddr,
+    snapshot: (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>),
+}
+
+impl App {
+    /// Checks the configuration and binds the address.
+    ///
+    /// # Errors
+    /// When the configuration breaks a promise of the security model or the address cannot be had.
+    pub fn bind(config: Config) -> Result<Self, AppError> {
+        config.check()?;
+        let address = config.listen;
+        let listen_error = |source| AppError::Listen { address, source };
+        let listener = listen::bind(address).map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        Ok(Self {
+            config,
+            listener,
+            address,
+            snapshot: watch::channel(Arc::default()),
+        })
+    }
+
+    /// The address that is bound, with the port that the system chose.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where a browser on this machine finds the page: `http://127.0.0.1:7575/`.
+    #[must_use]
+    pub fn page_url(&self) -> String {
+        let scheme = if self.config.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}/", self.local_address())
+    }
+
+    /// Where an agent on this machine connects to: `ws://127.0.0.1:7575/v1/agent`.
+    #[must_use]
+    pub fn agent_url(&self) -> String {
+        let scheme = if self.config.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}{}", self.local_address(), wire::PATH)
+    }
+
+    fn local_address(&self) -> SocketAddr {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.address.port())
+    }
+
+    /// The picture of all scopes, now and as it changes.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.1.clone()
+    }
+
+    /// Serves until `shutdown` is given, then lets go in order: no new connections, agents are asked to come back,
+    /// streams end. Takes at most [`Timing::shutdown`] for that.
+    ///
+    /// # Errors
+    /// When an essential part ended; `shutdown` is given by then.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
+        let Self {
+            config,
+            listener,
+            address,
+            snapshot: (snapshot_sender, snapshot),
+        } = self;
+        let Config {
+            listen: _,
+            tls,
+            token,
+            allow_plaintext: _,
+            allowed_hosts,
+            declared,
+            timing,
+            limits,
+        } = config;
+        let tasks = Tasks::new(shutdown.clone());
+        let metrics = Arc::new(Metrics::new());
+        let readiness = Readiness::new();
+        let serving = readiness.condition("serving");
+        let configured = readiness.condition("configuration");
+        let sessions = Sessions::new(limits.agents);
+        let access = Arc::new(Access::new(token));
+        let (store, inbox) = StoreSender::channel();
+        let (deltas, _) = broadcast::channel(FEED);
+        let feed = Feed {
+            snapshot,
+            deltas: deltas.clone(),
+        };
+
+        let ends = Ends {
+            inbox,
+            sessions: sessions.clone(),
+            declared: declared.clone(),
+            snapshot: snapshot_sender,
+            deltas,
+            configured,
+            metrics: metrics.store.clone(),
+            max_pending: limits.pending_runs,
+        };
+        let actor = StoreActor::new(store_config(&timing, &limits), ends);
+        tasks.essential("store", actor.run(shutdown.token()));
+
+        let api = Api::new(api::Inner {
+            feed,
+            store: store.clone(),
+            sessions: sessions.clone(),
+            declared,
+            readiness,
+            metrics: metrics.clone(),
+            timing: timing.clone(),
+            limits: limits.clone(),
+            started: clock::now().wall,
+            streams: 0.into(),
+            shutdown: shutdown.clone(),
+        });
+        let ingest = Arc::new(Ingest {
+            access: access.clone(),
+            store,
+            sessions: sessions.clone(),
+            timing: timing.clone(),
+            limits: limits.session,
+            metrics: metrics.agents.clone(),
+            tasks: tasks.clone(),
+        });
+        let router = api::routes(api)
+            .fallback(api::not_found)
+            .method_not_allowed_fallback(api::method_not_allowed);
+        let site = Arc::new(Site {
+            ingest,
+            router,
+            access,
+            hosts: AllowedHosts::new(&allowed_hosts),
+            timing: timing.clone(),
+            metrics: metrics.http.clone(),
+        });
+        let server = Arc::new(Server {
+            site,
+            acceptor: tls.map(TlsAcceptor::from),
+            places: Places::new(&limits),
+            timing: timing.clone(),
+            metrics: metrics.connections.clone(),
+            tasks: tasks.clone(),
+        });
+        tasks.essential("accept", server.accept(listener));
+        serving.ready();
+        tracing::info!(%address, "listening");
+
+        shutdown.cancelled().await;
+        serving.not_ready();
+        sessions.drain(timing.spread);
+        match tasks.join(timing.shutdown).await {
+            // Slow peers were cut off, which the log says; they come back or not.
+            Ok(()) | Err(TaskError::Late { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
+    StoreConfig {
+        limits: limits.store,
+        patience: Patience {
+            silent: timing.silent,
+            hold: timing.lost,
+            start: timing.start,
+        },
+    }
+}

@@ -1,0 +1,113 @@
+//! What was typed: flags and their environment variables. What it means is [`crate::config`]'s affair.
+
+use {
+    clap::Parser,
+    healthscope_service::{build, telemetry::LogFormat},
+    std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration},
+};
+
+/// Where the aggregator listens unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7575";
+
+/// Takes in what agents find, rolls it up per HealthScope and serves the verdict.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "healthscope-aggregator", version = version(), max_term_width = 100)]
+pub struct Args {
+    /// File or directory with HealthScopes (and Components, which agents read); changes apply without a restart.
+    #[arg(long, env = "HEALTHSCOPE_CONFIG", value_name = "FILE_OR_DIR")]
+    pub config: PathBuf,
+    /// Address and port to listen on, for agents, the page and the API alike.
+    #[arg(long, env = "HEALTHSCOPE_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// PEM file with the certificate chain to serve TLS with.
+    #[arg(long, env = "HEALTHSCOPE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the key of the certificate.
+    #[arg(long, env = "HEALTHSCOPE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// File with the token that agents and readers must show; needed off loopback.
+    #[arg(long, env = "HEALTHSCOPE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Serve without TLS on an address that other machines reach. The token then crosses the network readable.
+    #[arg(long, env = "HEALTHSCOPE_ALLOW_PLAINTEXT")]
+    pub allow_plaintext: bool,
+    /// Host name under which browsers may use the page, besides addresses and localhost; may be repeated.
+    #[arg(
+        long = "allowed-host",
+        env = "HEALTHSCOPE_ALLOWED_HOSTS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<String>,
+    /// How often agents are to send summaries and be heard of at least: 1s to 15s.
+    #[arg(long, env = "HEALTHSCOPE_HEARTBEAT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub heartbeat: Duration,
+    /// Most agents connected at once; descriptors of the process limit it too.
+    #[arg(long, env = "HEALTHSCOPE_MAX_AGENTS", value_name = "N", default_value_t = crate::config::DEFAULT_MAX_AGENTS)]
+    pub max_agents: usize,
+    /// How log lines look: human or json.
+    #[arg(long, env = "HEALTHSCOPE_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or target=level pairs [env: HEALTHSCOPE_LOG].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(build::version);
+    &VERSION
+}
+
+/// Reads `10s`, `500ms`, `1m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a duration; write it like 10s or 500ms"))?;
+    Duration::try_from(duration).map_err(|_| "a duration cannot be negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use {super::*, clap::CommandFactory};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        let missing: Vec<_> = Args::command()
+            .get_arguments()
+            .filter(|arg| !matches!(arg.get_id().as_str(), "help" | "version" | "log"))
+            .filter(|arg| {
+                !arg.get_env()
+                    .is_some_and(|env| env.to_string_lossy().starts_with("HEALTHSCOPE_"))
+            })
+            .map(|arg| arg.get_id().to_string())
+            .collect();
+        assert_eq!(missing, Vec::<String>::new());
+    }
+
+    #[test]
+    fn certificate_and_key_come_together() {
+        for args in [["--tls-cert", "c.pem"], ["--tls-key", "k.pem"]] {
+            let args = ["aggregator", "--config", "x.yaml"].into_iter().chain(args);
+            assert!(Args::try_parse_from(args).is_err());
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<Duration>) {
+            assert_eq!(duration(text).ok(), expected, "{text:?}");
+        }
+        check("10s", Some(Duration::from_secs(10)));
+        check("500ms", Some(Duration::from_millis(500)));
+        check("1m", Some(Duration::from_secs(60)));
+        check("10", None);
+        check("-1s", None);
+        check("", None);
+    }
+}

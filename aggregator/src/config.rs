@@ -1,0 +1,268 @@
+//! What is true: the configuration of one aggregator, checked.
+//!
+//! Reads the files that the arguments name, once; the watched set of declared objects arrives through a channel, so that
+//! `healthscope up` feeds the same aggregator from wherever it has it.
+
+use {
+    crate::{args::Args, declared::Declared},
+    healthscope_core::event,
+    healthscope_service::{
+        config_files::Loaded,
+        tls::{self, TlsError},
+        token::{self, Secret, TokenError},
+    },
+    healthscope_shared::session::peer,
+    std::{net::SocketAddr, sync::Arc, time::Duration},
+    tokio::sync::watch,
+};
+
+/// Agents connected at once unless told otherwise: what the memory of a small machine holds with ease.
+pub const DEFAULT_MAX_AGENTS: usize = 20_000;
+
+/// Bounds of the heartbeat: faster is a load test, slower would call a quiet agent lost.
+const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(15);
+
+/// The configuration of one aggregator.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// TLS, or plaintext.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// What agents and readers must show; needed off loopback.
+    pub token: Option<Secret>,
+    /// Whether plaintext off loopback is meant.
+    pub allow_plaintext: bool,
+    /// Host names under which browsers may use the page, besides addresses and localhost.
+    pub allowed_hosts: Vec<String>,
+    /// The declared objects, now and as they change.
+    pub declared: watch::Receiver<Loaded<Declared>>,
+    /// Deadlines and periods.
+    pub timing: Timing,
+    /// Counts.
+    pub limits: Limits,
+}
+
+/// Deadlines and periods; tests make them short.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// How often agents are to send summaries and be heard of at least.
+    pub heartbeat: Duration,
+    /// How long a peer may take for the TLS handshake, and an agent for its hello.
+    pub handshake: Duration,
+    /// How long a client may take for the head of a request, and a connection may idle between two.
+    pub header: Duration,
+    /// How long a client may take for the body of a request.
+    pub body: Duration,
+    /// How long a peer may leave what we send unread before its connection is closed.
+    pub write: Duration,
+    /// An agent not heard of for so long is lost.
+    pub silent: Duration,
+    /// How long after a connection ended without a goodbye its agent counts as lost.
+    pub lost: Duration,
+    /// How long after the start nothing becomes lost.
+    pub start: Duration,
+    /// After an unexpected end agents come back spread over this time.
+    pub spread: Duration,
+    /// How often a comment keeps an idle stream of events open.
+    pub stream_heartbeat: Duration,
+    /// How long shutdown may take in all.
+    pub shutdown: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(10),
+            handshake: Duration::from_secs(5),
+            header: Duration::from_secs(5),
+            body: Duration::from_secs(5),
+            write: Duration::from_secs(20),
+            silent: Duration::from_secs(30),
+            lost: Duration::from_secs(10),
+            start: Duration::from_secs(30),
+            spread: Duration::from_secs(2),
+            stream_heartbeat: Duration::from_secs(10),
+            shutdown: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Counts that bound what strangers can make the aggregator hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Agents connected at once; the next ones are told to come back later.
+    pub agents: usize,
+    /// Connections that speak HTTP or have not spoken yet; at the limit the next ones wait in the listener's backlog.
+    pub connections: usize,
+    /// Of these, from one address other than loopback; more are closed at once.
+    pub connections_per_address: usize,
+    /// Streams of events open at once; the next ones are told to come back later.
+    pub streams: usize,
+    /// Runs of probes that were asked for and not answered yet.
+    pub pending_runs: usize,
+    /// What one agent may announce and send.
+    pub session: peer::Limits,
+    /// What the store takes in.
+    pub store: event::Limits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            agents: DEFAULT_MAX_AGENTS,
+            connections: 4_096,
+            connections_per_address: 256,
+            streams: 512,
+            pending_runs: 256,
+            session: peer::Limits::default(),
+            store: event::Limits::default(),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A token would cross the network readable.
+    #[error(
+        "{0} is reached by other machines: give --tls-cert and --tls-key, or --allow-plaintext when something else \
+         protects the connection"
+    )]
+    Plaintext(SocketAddr),
+    /// Everybody could read, and report for anything.
+    #[error(
+        "{0} is reached by other machines: give --token-file with the token that agents and readers must show"
+    )]
+    NoToken(SocketAddr),
+    /// A heartbeat that cannot work.
+    #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
+    Heartbeat(Duration),
+    /// The certificate or its key cannot be used.
+    #[error("cannot serve TLS")]
+    Tls(#[from] TlsError),
+    /// The token cannot be used.
+    #[error("cannot use the token")]
+    Token(#[from] TokenError),
+}
+
+impl Config {
+    /// An aggregator for this machine alone, everything else by default.
+    #[must_use]
+    pub fn new(listen: SocketAddr, declared: watch::Receiver<Loaded<Declared>>) -> Self {
+        Self {
+            listen,
+            tls: None,
+            token: None,
+            allow_plaintext: false,
+            allowed_hosts: Vec::new(),
+            declared,
+            timing: Timing::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches.
+    ///
+    /// # Errors
+    /// When a file cannot be used or the arguments contradict each other.
+    pub fn from_args(args: Args, declared: watch::Receiver<Loaded<Declared>>) -> Result<Self, ConfigError> {
+        let Args {
+            config: _,
+            listen,
+            tls_cert,
+            tls_key,
+            token_file,
+            allow_plaintext,
+            allowed_hosts,
+            heartbeat,
+            max_agents,
+            log_format: _,
+            log: _,
+        } = args;
+        let tls = match (tls_cert, tls_key) {
+            (Some(certificate), Some(key)) => Some(tls::server_config(&certificate, &key)?),
+            (Some(_), None) | (None, Some(_) | None) => None,
+        };
+        let config = Self {
+            listen,
+            tls,
+            token: token_file.as_deref().map(token::read).transpose()?,
+            allow_plaintext,
+            allowed_hosts,
+            declared,
+            timing: Timing {
+                heartbeat,
+                ..Timing::default()
+            },
+            limits: Limits {
+                agents: max_agents,
+                ..Limits::default()
+            },
+        };
+        if !HEARTBEAT.contains(&heartbeat) {
+            return Err(ConfigError::Heartbeat(heartbeat));
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Says whether this configuration keeps the promises of the security model.
+    ///
+    /// # Errors
+    /// When other machines could read what they should not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.listen.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        if self.tls.is_none() && !self.allow_plaintext {
+            return Err(ConfigError::Plaintext(self.listen));
+        }
+        if self.token.is_none() {
+            return Err(ConfigError::NoToken(self.listen));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str) -> Config {
+        let (sender, receiver) = watch::channel(Loaded {
+            value: Arc::new(Declared::default()),
+            revision: 1,
+            problems: None,
+        });
+        drop(sender);
+        Config::new(listen.parse().unwrap(), receiver)
+    }
+
+    #[test]
+    fn loopback_needs_neither_tls_nor_token() {
+        for listen in [
+            "127.0.0.1:7575",
+            "127.9.9.9:0",
+            "[::1]:7575",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            config(listen).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn other_addresses_need_both() {
+        for listen in ["0.0.0.0:7575", "[::]:7575", "192.0.2.1:7575"] {
+            let mut config = config(listen);
+            let plaintext = config.check().unwrap_err();
+            assert!(matches!(plaintext, ConfigError::Plaintext(_)));
+            assert!(plaintext.to_string().contains("--allow-plaintext"), "{plaintext}");
+            config.allow_plaintext = true;
+            let no_token = config.check().unwrap_err();
+            assert!(no_token.to_string().contains("--token-file"), "{no_token}");
+            config.token = Some(Secret::new("hush"));
+            config.check().unwrap();
+        }
+    }
+}

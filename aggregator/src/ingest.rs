@@ -1,0 +1,158 @@
+//! Agents' connections: the WebSocket handshake, and a task for each session afterwards.
+//!
+//! Decides nothing about health and holds no state of agents beyond their session: what they say goes to the store.
+
+use {
+    crate::{
+        bus::StoreSender,
+        config::Timing,
+        mailbox::{NoSession, Sessions},
+        metrics::AgentMetrics,
+        site::{From, access::Access, problem::Problem},
+    },
+    axum::{
+        body::Body,
+        response::{IntoResponse, Response},
+    },
+    healthscope_service::tasks::Tasks,
+    healthscope_shared::{session::peer, wire},
+    http::{
+        HeaderMap, Method, Request, StatusCode, Version,
+        header::{
+            ALLOW, CONNECTION, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+            SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+        },
+    },
+    hyper::body::Incoming,
+    std::sync::Arc,
+    tokio_tungstenite::tungstenite::handshake::derive_accept_key,
+};
+
+mod session;
+mod socket;
+
+/// Length of `Sec-WebSocket-Key`: 16 bytes in base64 (RFC 6455, 4.1).
+const KEY_LENGTH: usize = 24;
+
+/// Takes agents in.
+pub(crate) struct Ingest {
+    pub(crate) access: Arc<Access>,
+    pub(crate) store: StoreSender,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) timing: Timing,
+    pub(crate) limits: peer::Limits,
+    pub(crate) metrics: AgentMetrics,
+    pub(crate) tasks: Tasks,
+}
+
+impl Ingest {
+    /// Answers a request for [`wire::PATH`]: 101, and the connection becomes a session; or a problem.
+    pub(crate) fn upgrade(self: &Arc<Self>, from: From, request: Request<Incoming>) -> Response {
+        self.try_upgrade(from, request).unwrap_or_else(|problem| {
+            self.metrics.refused_handshakes.inc();
+            problem.into_response()
+        })
+    }
+
+    fn try_upgrade(
+        self: &Arc<Self>,
+        from: From,
+        mut request: Request<Incoming>,
+    ) -> Result<Response, Problem> {
+        let key = check_handshake(&request, &self.access)?;
+        let open = self.sessions.open().map_err(|reason| match reason {
+            NoSession::Full => Problem::unavailable(
+                "as many agents are connected as --max-agents allows; try again later",
+                "10",
+            ),
+            NoSession::Draining => Problem::unavailable("the aggregator is shutting down", "2"),
+        })?;
+        let accept = derive_accept_key(key.as_bytes());
+        let accept = HeaderValue::from_str(&accept).expect("base64 is fit for a header");
+        let upgrade = hyper::upgrade::on(&mut request);
+        let ingest = self.clone();
+        // The name comes without the peer: a hundred thousand names would be most of what the list of tasks holds.
+        self.tasks.spawn_small(
+            "session",
+            async move { ingest.converse(from, upgrade, open).await },
+        );
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        headers.insert(
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(wire::SUBPROTOCOL),
+        );
+        Ok(response)
+    }
+}
+
+/// Checks a request for a session and returns its `Sec-WebSocket-Key`.
+fn check_handshake<B>(request: &Request<B>, access: &Access) -> Result<HeaderValue, Problem> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "agents connect with GET");
+        return Err(problem.header(ALLOW, HeaderValue::from_static("GET")));
+    }
+    // Browsers say where a WebSocket comes from and cannot leave it out; agents never say it.
+    if headers.contains_key(ORIGIN) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "this is for agents, not for pages; pages read /api/v1/stream",
+        ));
+    }
+    if !access.is_open() && !access.has_bearer(headers) {
+        return Err(unauthorized());
+    }
+    let is_websocket = request.version() == Version::HTTP_11
+        && has_word(headers, CONNECTION, "upgrade")
+        && has_word(headers, UPGRADE, "websocket");
+    let is_version_13 = headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_some_and(|version| version == "13");
+    if !is_websocket || !is_version_13 {
+        let problem = Problem::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "agents connect by WebSocket, version 13 (RFC 6455); see docs/protocol.md",
+        );
+        return Err(problem
+            .header(UPGRADE, HeaderValue::from_static("websocket"))
+            .header(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13")));
+    }
+    if !has_word(headers, SEC_WEBSOCKET_PROTOCOL, wire::SUBPROTOCOL) {
+        return Err(Problem::bad_request(format!(
+            "the subprotocol {} must be offered in Sec-WebSocket-Protocol",
+            wire::SUBPROTOCOL
+        )));
+    }
+    headers
+        .get(SEC_WEBSOCKET_KEY)
+        .filter(|key| key.len() == KEY_LENGTH)
+        .cloned()
+        .ok_or_else(|| Problem::bad_request("Sec-WebSocket-Key must be 16 bytes in base64"))
+}
+
+/// What a request without the token gets.
+pub(crate) fn unauthorized() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "the token is needed: send it as Authorization: Bearer TOKEN",
+    )
+    .header(
+        WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"healthscope\""),
+    )
+}
+
+/// Whether a comma-separated list in a header has a word, in whatever case.
+fn has_word(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|found| found.trim().eq_ignore_ascii_case(word))
+}
