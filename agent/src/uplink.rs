@@ -719,3 +719,6 @@ fn keep(path: &Path, content: &str) -> std::io::Result<()> {
     }
     written
 }
+
+#[cfg(test)]
+mod tests;

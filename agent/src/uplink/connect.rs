@@ -29,7 +29,7 @@ use {
 
 /// How long one attempt may take in all. Long enough for an aggregator that takes ten thousand agents back, short
 /// enough that a black hole does not hide a working second address for minutes.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const ATTEMPT_DEADLINE: Duration = Duration::from_secs(15);
 /// How long one of several addresses may take to accept: the others want their turn.
 const ADDRESS_DEADLINE: Duration = Duration::from_secs(5);
 /// The kernel drops a connection whose data has not been acknowledged for this long, or that did not answer keep-alive

@@ -10,7 +10,10 @@ use {
         task::{Context, Poll},
         time::Duration,
     },
-    tokio::time::{self, Instant},
+    tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::{self, Instant},
+    },
     tokio_tungstenite::tungstenite::{
         self, Bytes, Message, Utf8Bytes,
         protocol::{CloseFrame, frame::coding::CloseCode},
@@ -130,19 +133,16 @@ impl Link {
     /// Says the last word, after what is being written, and waits a moment for the peer to hear it.
     pub(super) async fn close(mut self, code: u16, reason: String) {
         let ending = async {
-            let mut last_word = Some(Transmit::Close { code, reason });
-            loop {
-                if self.writing_since.is_none()
-                    && let Some(transmit) = last_word.take()
-                    && self.write(transmit).is_err()
-                {
-                    return;
-                }
-                match std::future::poll_fn(|context| self.poll(context)).await {
-                    Happening::Closed(_) => return,
-                    Happening::Written | Happening::Received(_) => {}
-                }
+            self.socket.flush().await?;
+            self.writing_since = None;
+            if self.write(Transmit::Close { code, reason }).is_ok() {
+                self.socket.flush().await?;
             }
+            self.socket.get_mut().shutdown().await?;
+            // What the peer still says does not matter, and may not even be WebSocket.
+            let mut unread = [0; 512];
+            while self.socket.get_mut().read(&mut unread).await? > 0 {}
+            Ok::<_, tungstenite::Error>(())
         };
         let _either_way = time::timeout(CLOSE_GRACE, ending).await;
     }
