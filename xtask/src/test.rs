@@ -85,7 +85,7 @@ impl Suite {
     fn of(package: &str, target: &str) -> Self {
         match (package, target) {
             (END_TO_END, "browser") => Self::Browser,
-            (END_TO_END, _) => Self::Process,
+            (END_TO_END, _) | (_, "process") => Self::Process,
             (_, "simulation") => Self::Simulation,
             _ => Self::Unit,
         }
@@ -428,6 +428,7 @@ mod tests {
     fn test_files_belong_to_suites_by_package_and_name() {
         assert_eq!(Suite::of(END_TO_END, "browser"), Suite::Browser);
         assert_eq!(Suite::of(END_TO_END, "faults"), Suite::Process);
+        assert_eq!(Suite::of("healthscope-agent", "process"), Suite::Process);
         assert_eq!(Suite::of("healthscope-core", "simulation"), Suite::Simulation);
         assert_eq!(Suite::of("healthscope-agent", "browser"), Suite::Unit);
     }
