@@ -56,6 +56,8 @@ pub(crate) mod stream;
 mod text;
 mod transitions;
 
+pub(crate) use {components::view as component_view, scopes::unknown as unknown_scope};
+
 /// Items of a page unless asked for fewer or more.
 const DEFAULT_LIMIT: usize = 1_000;
 /// Most items of a page: some megabytes.

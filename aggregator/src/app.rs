@@ -10,6 +10,7 @@ use {
         bus::{FEED, Feed, StoreSender},
         clock,
         config::{Config, ConfigError, Limits, Timing},
+        dashboard::{self, Dashboard},
         ingest::Ingest,
         listen::{self, Places, Server},
         mailbox::Sessions,
@@ -202,7 +203,14 @@ impl App {
             metrics: metrics.agents.clone(),
             tasks: tasks.clone(),
         });
+        let pages = dashboard::routes(Dashboard {
+            api: api.clone(),
+            access: access.clone(),
+            sign_ins: Arc::default(),
+            metrics: metrics.http.clone(),
+        });
         let router = api::routes(api)
+            .merge(pages)
             .fallback(api::not_found)
             .method_not_allowed_fallback(api::method_not_allowed);
         let site = Arc::new(Site {

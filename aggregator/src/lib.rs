@@ -11,6 +11,7 @@ pub mod declared;
 mod api;
 mod bus;
 mod clock;
+mod dashboard;
 mod ingest;
 mod listen;
 mod mailbox;

@@ -17,11 +17,12 @@ use {
     futures_util::FutureExt,
     healthscope_shared::wire,
     http::{
-        HeaderMap, Method, Request, StatusCode,
+        HeaderMap, Method, Request, StatusCode, Uri,
         header::{
             ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN,
             REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
         },
+        uri::PathAndQuery,
     },
     hyper::body::Incoming,
     std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::SystemTime},
@@ -102,7 +103,13 @@ impl Site {
             if !has_bearer {
                 self.check_host(&request)?;
             }
-            self.check_access(&request, class, has_bearer)?;
+            if let Err(problem) = self.check_access(&request, class, has_bearer) {
+                return if class == RouteClass::Page && wants_page(request.headers()) {
+                    Ok(see_other(&sign_in_path(request.uri())))
+                } else {
+                    Err(problem)
+                };
+            }
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             check_origin(&request)?;
@@ -178,6 +185,13 @@ fn check_origin<B>(request: &Request<B>) -> Result<(), Problem> {
         StatusCode::FORBIDDEN,
         "pages of other origins may not change anything here",
     ))
+}
+
+/// The form, which leads back to where the browser wanted to go.
+fn sign_in_path(wanted: &Uri) -> String {
+    let wanted = wanted.path_and_query().map_or("/", PathAndQuery::as_str);
+    let next: String = form_urlencoded::byte_serialize(wanted.as_bytes()).collect();
+    format!("/login?next={next}")
 }
 
 /// Whether a client would rather have a page than data.

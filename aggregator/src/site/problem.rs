@@ -62,6 +62,14 @@ impl Problem {
             .header(http::header::RETRY_AFTER, HeaderValue::from_static(retry_after))
     }
 
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
