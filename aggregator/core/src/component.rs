@@ -129,6 +129,11 @@ impl Component {
         self.declared || !self.named_by.is_empty() || !self.instances.is_empty()
     }
 
+    /// Whether labels can make it a member: it is more than a name in some scope, and no scope itself.
+    pub(crate) fn is_selectable(&self) -> bool {
+        self.sort != Sort::Scope && (self.declared || !self.instances.is_empty())
+    }
+
     /// Whether it must not be forgotten while its agents are lost: a scope or a file counts on it.
     pub(crate) fn is_expected(&self) -> bool {
         self.declared || !self.scopes.is_empty()

@@ -19,7 +19,7 @@ use {
         wire::{AnnouncedProbe, Epoch, ProbeId, Record, Seq, Summary},
     },
     std::{
-        collections::{BTreeSet, HashMap},
+        collections::{BTreeMap, BTreeSet, HashMap},
         sync::Arc,
         time::{Duration, Instant},
     },
@@ -134,10 +134,20 @@ pub(crate) struct Instance {
     first: u32,
     count: u32,
     /// Probes with the flapping flag.
-    pub(crate) flapping: u32,
+    flapping: u32,
+    /// Of these, how many its component has been told of.
+    pub(crate) flapping_told: u32,
     pub(crate) shown: Shown,
     /// Milliseconds of the wall clock since which the health shown has lasted.
     pub(crate) since: i64,
+}
+
+/// A record that says that nothing is known yet, while what a former run knew is believed.
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    /// Milliseconds of the wall clock since which it has lasted.
+    since: i64,
 }
 
 /// Why an agent is not believed any more.
@@ -182,6 +192,8 @@ pub(crate) struct Agent {
     hello: Seq,
     /// Until then stale states are believed.
     hold_until: Option<Instant>,
+    /// What the present run says of probes whose stale state is believed.
+    held: BTreeMap<ProbeId, Held>,
     /// Its entry among the deadlines.
     armed: Option<Instant>,
 }
@@ -416,6 +428,7 @@ impl Fleet {
                     announced: false,
                     hello: seq,
                     hold_until: None,
+                    held: BTreeMap::new(),
                     armed: None,
                 })
             }
@@ -521,6 +534,9 @@ impl Fleet {
             .as_mut()
             .expect("the position of an agent that is kept");
         let same_run = agent.announced;
+        if !same_run {
+            agent.held.clear();
+        }
         let old_instances = std::mem::take(&mut agent.instances);
         let mut old_probes: Vec<Option<Probe>> = std::mem::take(&mut agent.probes)
             .into_vec()
@@ -557,14 +573,16 @@ impl Fleet {
             let count = u32::try_from(probes.len()).expect("the limits keep probes under 2^32") - first;
             let flapping = probes[first as usize..]
                 .iter()
-                .filter(|probe| probe.flapping)
+                .filter(|probe: &&Probe| probe.flapping)
                 .count();
+            let flapping = u32::try_from(flapping).expect("at most the number of probes");
             instances.push(Instance {
                 component,
                 name,
                 first,
                 count,
-                flapping: u32::try_from(flapping).expect("at most the number of probes"),
+                flapping,
+                flapping_told: flapping,
                 shown: before.map_or(Shown::Probes(Cause::NoProbes), |before| before.shown),
                 since: before.map_or(now_ms, |before| before.since),
             });
@@ -616,46 +634,19 @@ impl Fleet {
         let agent = self.get_mut(at);
         let position = agent.position(record.probe)?;
         let is_held = agent.hold_until.is_some_and(|until| now.instant < until);
+        let since = now.wall.as_millisecond().saturating_sub_unsigned(record.age_ms);
         let probe = &mut agent.probes[position];
-        let Record {
-            seq: _,
-            probe: _,
-            age_ms,
-            state,
-            flapping,
-            error,
-            streak,
-            latency_us,
-            reason,
-            message,
-            output,
-        } = record;
-        if probe.stale && is_held && state == ProbeState::Pending {
+        if probe.stale && is_held && record.state == ProbeState::Pending {
+            agent.held.insert(record.probe, Held { record, since });
             return None;
         }
+        if probe.stale {
+            agent.held.remove(&record.probe);
+        }
         let from = probe.state;
-        let flapped = i32::from(flapping) - i32::from(probe.flapping);
-        probe.stale = false;
-        probe.state = state;
-        probe.since = now.wall.as_millisecond().saturating_sub_unsigned(age_ms);
-        probe.flapping = flapping;
-        probe.error = error;
-        probe.streak = streak;
-        probe.latency_us = micros(latency_us);
-        // Output is kept only while it explains something.
-        let output = if state == ProbeState::Passing && streak >= 0 {
-            String::new()
-        } else {
-            output
-        };
-        let is_plain = reason == Reason::PASSING && message.is_empty() && output.is_empty();
-        probe.detail = (!is_plain).then(|| {
-            Box::new(Detail {
-                reason,
-                message: message.into_boxed_str(),
-                output: output.into_boxed_str(),
-            })
-        });
+        let state = record.state;
+        let flapped = i32::from(record.flapping) - i32::from(probe.flapping);
+        probe.set(record, since);
         let instance_position = probe.instance;
         let before = agent.instances[instance_position as usize].shown;
         let after = if from == state {
@@ -669,6 +660,7 @@ impl Fleet {
         }
         instance.shown = after;
         instance.flapping = instance.flapping.saturating_add_signed(flapped);
+        instance.flapping_told = instance.flapping_told.saturating_add_signed(flapped);
         Some(Applied {
             instance: InstanceId {
                 agent: at,
@@ -770,8 +762,8 @@ impl Fleet {
         Some(at)
     }
 
-    /// Updates what the instance shows; before and after.
-    pub(crate) fn refresh(&mut self, id: InstanceId, now: Now) -> (Shown, Shown) {
+    /// Updates what the instance shows: before, after, and the change of the number of flapping probes.
+    pub(crate) fn refresh(&mut self, id: InstanceId, now: Now) -> (Shown, Shown, i32) {
         let agent = self.get_mut(id.agent);
         let after = agent.judge(&agent.instances[id.instance as usize]);
         let instance = &mut agent.instances[id.instance as usize];
@@ -780,7 +772,13 @@ impl Fleet {
             instance.since = now.wall.as_millisecond();
         }
         instance.shown = after;
-        (before, after)
+        let flapped = i64::from(instance.flapping) - i64::from(instance.flapping_told);
+        instance.flapping_told = instance.flapping;
+        (
+            before,
+            after,
+            i32::try_from(flapped).expect("fewer probes than 2^31"),
+        )
     }
 
     /// The next agent whose deadline has passed, already carried out.
@@ -873,14 +871,65 @@ impl Agent {
     fn drop_stale(&mut self) -> bool {
         let mut any = false;
         for probe in self.probes.iter_mut().filter(|probe| probe.stale) {
-            probe.stale = false;
-            probe.state = ProbeState::Pending;
-            probe.streak = 0;
-            probe.since = 0;
-            probe.detail = None;
             any = true;
+            let was_flapping = probe.flapping;
+            match self.held.remove(&probe.id) {
+                Some(Held { record, since }) => probe.set(record, since),
+                None => {
+                    probe.stale = false;
+                    probe.state = ProbeState::Pending;
+                    probe.since = 0;
+                    probe.flapping = false;
+                    probe.error = false;
+                    probe.streak = 0;
+                    probe.detail = None;
+                }
+            }
+            let flapping = &mut self.instances[probe.instance as usize].flapping;
+            *flapping = flapping.saturating_add_signed(i32::from(probe.flapping) - i32::from(was_flapping));
         }
+        self.held.clear();
         any
+    }
+}
+
+impl Probe {
+    /// Becomes what a record says.
+    fn set(&mut self, record: Record, since: i64) {
+        let Record {
+            seq: _,
+            probe: _,
+            age_ms: _,
+            state,
+            flapping,
+            error,
+            streak,
+            latency_us,
+            reason,
+            message,
+            output,
+        } = record;
+        self.stale = false;
+        self.state = state;
+        self.since = since;
+        self.flapping = flapping;
+        self.error = error;
+        self.streak = streak;
+        self.latency_us = micros(latency_us);
+        // Output is kept only while it explains something.
+        let output = if state == ProbeState::Passing && streak >= 0 {
+            String::new()
+        } else {
+            output
+        };
+        let is_plain = reason == Reason::PASSING && message.is_empty() && output.is_empty();
+        self.detail = (!is_plain).then(|| {
+            Box::new(Detail {
+                reason,
+                message: message.into_boxed_str(),
+                output: output.into_boxed_str(),
+            })
+        });
     }
 }
 
@@ -958,4 +1007,60 @@ fn inherit(new: &mut Probe, old: &mut [Option<Probe>], same_run: bool, is_believ
 
 fn micros(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+impl Fleet {
+    /// Compares every counter and index with what it is derived from.
+    pub(crate) fn check(&self) {
+        let mut probes = 0;
+        for (position, agent) in (0..).zip(&self.agents) {
+            let Some(agent) = agent else { continue };
+            assert_eq!(self.find(&agent.name), Some(position));
+            assert_eq!(
+                agent.session.and_then(|session| self.of_session(session)),
+                agent.session.map(|_| position)
+            );
+            if let Some(armed) = agent.armed {
+                assert!(self.deadlines.contains(&(armed, position)));
+            }
+            if let Some(deadline) = agent.deadline(self.patience, self.started) {
+                assert!(
+                    agent.armed.is_some_and(|armed| armed <= deadline),
+                    "{} is looked at in time",
+                    agent.name
+                );
+            }
+            for instance in &agent.instances {
+                assert_eq!(instance.shown, agent.judge(instance));
+                let flapping = agent
+                    .probes_of(instance)
+                    .iter()
+                    .filter(|probe| probe.flapping)
+                    .count();
+                assert_eq!(
+                    (instance.flapping as usize, instance.flapping_told as usize),
+                    (flapping, flapping)
+                );
+            }
+            for (at, probe) in agent.probes.iter().enumerate() {
+                assert_eq!(agent.position(probe.id), Some(at));
+            }
+            probes += agent.probes.len();
+        }
+        assert_eq!(
+            self.instances,
+            self.iter().map(|agent| agent.instances.len()).sum::<usize>()
+        );
+        assert_eq!(self.probes, probes);
+        assert_eq!(
+            self.deadlines.len(),
+            self.iter().filter(|agent| agent.armed.is_some()).count()
+        );
+        assert_eq!(
+            self.sessions.len(),
+            self.iter().filter(|agent| agent.session.is_some()).count()
+        );
+        assert_eq!(self.by_name.len(), self.iter().count());
+    }
 }

@@ -260,7 +260,7 @@ impl Store {
                 &instance.name,
                 instance.shown,
             );
-            component.flapping += instance.flapping;
+            component.flapping += instance.flapping_told;
         }
         self.settle_or_remove(touched, &Reason::REMOVED, now);
         Answer::Done
@@ -349,16 +349,17 @@ impl Store {
     fn refresh(&mut self, agent: u32, now: Now) {
         let mut touched = BTreeSet::new();
         for position in 0..self.fleet.get(agent).instances.len() {
-            let id = InstanceId {
-                agent,
-                instance: u32::try_from(position).expect("limited when announced"),
-            };
-            let (before, after) = self.fleet.refresh(id, now);
+            let instance = u32::try_from(position).expect("limited when announced");
+            let id = InstanceId { agent, instance };
+            let (before, after, flapping) = self.fleet.refresh(id, now);
+            let instance = self.fleet.instance(id);
+            let component = self.components.get_mut(instance.component);
+            component.flapping = component.flapping.saturating_add_signed(flapping);
             if before != after {
-                let instance = self.fleet.instance(id);
-                self.components
-                    .get_mut(instance.component)
-                    .change(id, &instance.name, before, after);
+                component.change(id, &instance.name, before, after);
+            }
+            // What is said of a sick instance may have changed though its verdict has not.
+            if before != after || flapping != 0 || after.health() != Health::Healthy {
                 touched.insert(instance.component);
             }
         }
@@ -412,7 +413,7 @@ impl Store {
                 &instance.name,
                 instance.shown,
             );
-            component.flapping -= instance.flapping;
+            component.flapping -= instance.flapping_told;
         }
     }
 
@@ -438,6 +439,7 @@ impl Store {
     fn settle_or_remove(&mut self, touched: BTreeSet<ComponentId>, reason: &Reason, now: Now) {
         for id in touched {
             if self.components.get(id).is_known() {
+                self.place(id);
                 self.settle(id, now);
             } else {
                 self.remove(id, reason, now);
@@ -500,11 +502,9 @@ impl Store {
         self.mark_scope(scope);
     }
 
-    /// Sets what a component says of itself, and the scopes that it belongs to by that.
+    /// Sets what a component says of itself; the caller places it.
     fn describe(&mut self, id: ComponentId, labels: BTreeMap<String, String>, depends_on: Vec<String>) {
         let component = self.components.get(id);
-        let is_new = component.instances.is_empty();
-        let same_labels = *component.labels == labels;
         if component.depends_on != depends_on {
             let scopes = component.scopes.clone();
             self.components.get_mut(id).depends_on = depends_on;
@@ -512,19 +512,20 @@ impl Store {
                 self.mark_members(scope);
             }
         }
-        if !same_labels {
+        if *self.components.get(id).labels != labels {
             let labels = self.components.share_labels(labels);
             self.components.get_mut(id).labels = labels;
-        }
-        if is_new || !same_labels {
-            self.place(id);
         }
     }
 
     /// Finds the scopes that a component belongs to.
     fn place(&mut self, id: ComponentId) {
         let component = self.components.get(id);
-        let by_label = self.index.scopes(&component.key.namespace, &component.labels);
+        let by_label = if component.is_selectable() {
+            self.index.scopes(&component.key.namespace, &component.labels)
+        } else {
+            Vec::new()
+        };
         let by_label: Vec<u32> = by_label
             .into_iter()
             .map(|scope| u32::try_from(scope).expect("fewer scopes than 2^32"))
@@ -640,7 +641,10 @@ impl Store {
     fn connect_nested(&mut self) {
         for scope in &mut self.scopes {
             let key = healthscope_crd::effective::scope_component(&scope.key);
-            scope.component = self.components.find(&key);
+            scope.component = self
+                .components
+                .find(&key)
+                .filter(|&id| !self.components.get(id).named_by.is_empty());
             if let Some(id) = scope.component {
                 let nested = scope
                     .nested_verdict()

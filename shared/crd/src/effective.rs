@@ -591,3 +591,360 @@ fn effective_maintenance(maintenance: &Maintenance, errors: &mut Errors<'_>) -> 
         reason: one_line(reason, MAX_REASON_BYTES),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(spec: &str) -> HealthScope {
+        serde_saphyr::from_str(&format!(
+            "{{apiVersion: core.oam.dev/v1beta1, kind: HealthScope, metadata: {{name: shop}}, spec: {spec}}}"
+        ))
+        .unwrap()
+    }
+
+    fn accept(spec: &str) -> EffectiveScope {
+        effective(&scope(spec)).unwrap()
+    }
+
+    /// The errors of a spec, one a line.
+    #[track_caller]
+    fn check(spec: &str, expected: &[&str]) {
+        let errors = effective(&scope(spec)).err().unwrap_or_default();
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{spec}");
+    }
+
+    #[test]
+    fn an_empty_spec_has_every_default() {
+        let found = accept("{}");
+        assert_eq!(found.key.to_string(), "default/shop");
+        assert_eq!(
+            (found.members, found.selector, found.maintenance),
+            (Vec::new(), None, None)
+        );
+        let expected = EffectivePolicy {
+            min_available: 100,
+            unknown: UnknownPolicy::Unknown,
+            min_healthy: Duration::ZERO,
+        };
+        assert_eq!(found.policy, expected);
+    }
+
+    #[test]
+    fn every_field_is_taken_over() {
+        let found = accept(
+            "{workloadRefs: [
+               {kind: Component, name: web, required: true, dependsOn: [db, HealthScope/payments]},
+               {kind: HealthScope, name: payments},
+               {apiVersion: apps/v1, kind: Deployment, name: cart},
+               {apiVersion: v1, kind: Service, name: cart},
+               {apiVersion: db.example.org/v1, kind: Database, name: db, healthyWhen: 'true'}],
+              selector: {matchLabels: {app: shop}},
+              policy: {minAvailable: 75, unknownPolicy: Ignore, minHealthySeconds: 30},
+              maintenance: {until: '2026-12-01T07:00:00+01:00', reason: db upgrade}}",
+        );
+        let keys: Vec<(&str, String)> = found
+            .members
+            .iter()
+            .map(|member| (member.key.group.as_str(), member.key.to_string()))
+            .collect();
+        let expected = [
+            ("healthscope.core.oam.dev", "Component/web"),
+            ("core.oam.dev", "HealthScope/payments"),
+            ("apps", "Deployment/cart"),
+            ("", "Service/cart"),
+            ("db.example.org", "Database/db"),
+        ];
+        assert_eq!(keys, expected.map(|(group, key)| (group, key.to_owned())));
+        let web = &found.members[0];
+        assert!(web.required && !found.members[1].required);
+        assert_eq!(
+            web.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["db", "HealthScope/payments"]
+        );
+        assert_eq!(web.api_version, "healthscope.core.oam.dev/v1beta1");
+        let policy = EffectivePolicy {
+            min_available: 75,
+            unknown: UnknownPolicy::Ignore,
+            min_healthy: Duration::from_secs(30),
+        };
+        assert_eq!(found.policy, policy);
+        let maintenance = found.maintenance.unwrap();
+        let until: Timestamp = "2026-12-01T06:00:00Z".parse().unwrap();
+        assert_eq!(
+            (maintenance.until, maintenance.reason.as_str()),
+            (Some(until), "db upgrade")
+        );
+        assert!(maintenance.is_active("2026-12-01T05:59:59Z".parse().unwrap()));
+        assert!(!maintenance.is_active(until));
+    }
+
+    #[test]
+    fn a_scope_needs_a_usable_name() {
+        let named = |metadata: &str| {
+            let scope: HealthScope =
+                serde_saphyr::from_str(&format!("{{metadata: {{{metadata}}}, spec: {{}}}}")).unwrap();
+            effective(&scope)
+                .map(|scope| scope.key.to_string())
+                .map_err(|errors| errors[0].path.clone())
+        };
+        assert_eq!(named(""), Err("metadata.name".into()));
+        assert_eq!(named("name: Shop"), Err("metadata.name".into()));
+        assert_eq!(
+            named("name: shop, namespace: a.b"),
+            Err("metadata.namespace".into())
+        );
+        assert_eq!(named("name: shop, namespace: prod"), Ok("prod/shop".into()));
+    }
+
+    #[test]
+    fn members_must_be_named_well_and_once() {
+        check(
+            "{workloadRefs: [{kind: Deployment, name: web}]}",
+            &["spec.workloadRefs[0].apiVersion: the apiVersion of Deployment is needed, such as apps/v1"],
+        );
+        check(
+            "{workloadRefs: [{apiVersion: 'apps/v1/x', kind: Deployment, name: web}]}",
+            &[
+                "spec.workloadRefs[0].apiVersion: \"apps/v1/x\" is not an apiVersion: write group/version such as \
+               apps/v1, or v1",
+            ],
+        );
+        check(
+            "{workloadRefs: [{kind: '', name: ''}]}",
+            &[
+                "spec.workloadRefs[0].kind: a kind such as Component or Deployment is needed",
+                "spec.workloadRefs[0].name: the name of the member is needed",
+            ],
+        );
+        check(
+            "{workloadRefs: [{kind: Component, name: web}, {kind: Component, name: web}]}",
+            &["spec.workloadRefs[1]: Component/web is already named by workloadRefs[0]"],
+        );
+        // The version is not part of the identity.
+        check(
+            "{workloadRefs: [{apiVersion: apps/v1, kind: Deployment, name: a}, {apiVersion: apps/v2, kind: Deployment, name: a}]}",
+            &["spec.workloadRefs[1]: Deployment/a is already named by workloadRefs[0]"],
+        );
+        check(
+            "{workloadRefs: [{kind: HealthScope, name: shop}]}",
+            &["spec.workloadRefs[0]: a scope cannot be a member of itself"],
+        );
+        check("{workloadRefs: [{kind: Component, name: shop}]}", &[]);
+        check(
+            "{workloadRefs: [{kind: Component, name: web, healthyWhen: 'true'}]}",
+            &[
+                "spec.workloadRefs[0].healthyWhen: healthyWhen is for Kubernetes objects; the health of a Component is \
+               what its probes say",
+            ],
+        );
+    }
+
+    #[test]
+    fn dependencies_must_be_clear_and_without_cycle() {
+        check(
+            "{workloadRefs: [{kind: Component, name: web, dependsOn: ['a b', db, db]}]}",
+            &[
+                "spec.workloadRefs[0].dependsOn[0]: \"a b\" is not a valid object name: lower-case letters, digits, \
+                 '-' and '.', at most 253, starting and ending with a letter or digit; write name or Kind/name",
+                "spec.workloadRefs[0].dependsOn[2]: db is written twice",
+            ],
+        );
+        // Who is not named may be found by label.
+        check(
+            "{workloadRefs: [{kind: Component, name: web, dependsOn: [db]}]}",
+            &[],
+        );
+        let two = "{kind: Component, name: db}, {kind: HealthScope, name: db}";
+        check(
+            &format!("{{workloadRefs: [{{kind: Component, name: web, dependsOn: [db]}}, {two}]}}"),
+            &[
+                "spec.workloadRefs[0].dependsOn[0]: db could be any of Component/db, HealthScope/db; write one of these",
+            ],
+        );
+        check(
+            &format!(
+                "{{workloadRefs: [{{kind: Component, name: web, dependsOn: [HealthScope/db]}}, {two}]}}"
+            ),
+            &[],
+        );
+        check(
+            "{workloadRefs: [
+               {kind: Component, name: web, dependsOn: [cart]},
+               {kind: Component, name: cart, dependsOn: [db]},
+               {kind: Component, name: db, dependsOn: [Component/web]}]}",
+            &[
+                "spec.workloadRefs[0].dependsOn: members depend on each other in a cycle: web → cart → db → web",
+            ],
+        );
+        check(
+            "{workloadRefs: [{kind: Component, name: web, dependsOn: [web]}]}",
+            &["spec.workloadRefs[0].dependsOn: members depend on each other in a cycle: web → web"],
+        );
+    }
+
+    #[test]
+    fn numbers_and_times_must_make_sense() {
+        check("{policy: {minAvailable: 0}}", &[]);
+        check(
+            "{policy: {minAvailable: 101}}",
+            &["spec.policy.minAvailable: 101 is not a percentage: 0 to 100"],
+        );
+        check(
+            "{policy: {minAvailable: -1}}",
+            &["spec.policy.minAvailable: -1 is not a percentage: 0 to 100"],
+        );
+        check(
+            "{policy: {minHealthySeconds: -5}}",
+            &["spec.policy.minHealthySeconds: -5 is not possible: 0 to 86400 (a day)"],
+        );
+        check(
+            "{policy: {minHealthySeconds: 86401}}",
+            &["spec.policy.minHealthySeconds: 86401 is not possible: 0 to 86400 (a day)"],
+        );
+        check(
+            "{maintenance: {until: tomorrow}}",
+            &[
+                "spec.maintenance.until: \"tomorrow\" is not a time with its offset, such as 2026-12-01T06:00:00Z",
+            ],
+        );
+        check(
+            "{maintenance: {until: '2026-12-01T06:00:00'}}",
+            &[
+                "spec.maintenance.until: \"2026-12-01T06:00:00\" is not a time with its offset, such as \
+               2026-12-01T06:00:00Z",
+            ],
+        );
+        check("{maintenance: {}}", &[]);
+    }
+
+    #[test]
+    fn selectors_follow_kubernetes() {
+        check(
+            "{selector: {matchLabels: {'a b': x, ok: 'y z'}, matchExpressions: [
+               {key: a, operator: In}, {key: b, operator: Exists, values: [c]}]}}",
+            &[
+                "spec.selector.matchLabels[\"a b\"]: \"a b\" is not a label: write name or domain/name",
+                "spec.selector.matchLabels[\"ok\"]: \"y z\" cannot be the value of a label: at most 63 letters, \
+                 digits, '-', '_' and '.', starting and ending with a letter or digit",
+                "spec.selector.matchExpressions[0].values: In and NotIn need at least one value",
+                "spec.selector.matchExpressions[1].values: Exists and DoesNotExist take no values",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_selector_matches_as_in_kubernetes() {
+        #[track_caller]
+        fn check(selector: &str, labels: &[(&str, &str)], expected: bool) {
+            let selector: Selector = serde_saphyr::from_str(selector).unwrap();
+            let labels = labels
+                .iter()
+                .map(|&(key, value)| (key.into(), value.into()))
+                .collect();
+            assert_eq!(selector.matches(&labels), expected, "{selector:?} {labels:?}");
+        }
+        let labels = &[("app", "shop"), ("tier", "web")];
+        check("{}", &[], true);
+        check("{matchLabels: {app: shop}}", labels, true);
+        check("{matchLabels: {app: shop, tier: db}}", labels, false);
+        check(
+            "{matchExpressions: [{key: tier, operator: In, values: [db, web]}]}",
+            labels,
+            true,
+        );
+        check(
+            "{matchExpressions: [{key: tier, operator: In, values: [db]}]}",
+            labels,
+            false,
+        );
+        check(
+            "{matchExpressions: [{key: zone, operator: In, values: [a]}]}",
+            labels,
+            false,
+        );
+        check(
+            "{matchExpressions: [{key: tier, operator: NotIn, values: [db]}]}",
+            labels,
+            true,
+        );
+        check(
+            "{matchExpressions: [{key: tier, operator: NotIn, values: [web]}]}",
+            labels,
+            false,
+        );
+        check(
+            "{matchExpressions: [{key: zone, operator: NotIn, values: [a]}]}",
+            labels,
+            true,
+        );
+        check(
+            "{matchExpressions: [{key: tier, operator: Exists}]}",
+            labels,
+            true,
+        );
+        check(
+            "{matchExpressions: [{key: zone, operator: Exists}]}",
+            labels,
+            false,
+        );
+        check(
+            "{matchExpressions: [{key: zone, operator: DoesNotExist}]}",
+            labels,
+            true,
+        );
+        check(
+            "{matchExpressions: [{key: tier, operator: DoesNotExist}]}",
+            labels,
+            false,
+        );
+        check(
+            "{matchLabels: {app: shop}, matchExpressions: [{key: tier, operator: DoesNotExist}]}",
+            labels,
+            false,
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_named() {
+        for (spec, field) in [
+            ("{workloadRef: []}", "workloadRef"),
+            ("{workloadRefs: [{kind: Component, nme: web}]}", "nme"),
+            ("{policy: {minimum: 3}}", "minimum"),
+            ("{selector: {labels: {}}}", "labels"),
+            ("{maintenance: {til: x}}", "til"),
+        ] {
+            let text = format!("{{metadata: {{name: shop}}, spec: {spec}}}");
+            let error = serde_saphyr::from_str::<HealthScope>(&text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_members_take_a_moment() {
+        let refs: Vec<WorkloadRef> = (0..MAX_REFS)
+            .map(|number| WorkloadRef {
+                kind: "Component".into(),
+                name: format!("c{number}"),
+                depends_on: if number == 0 {
+                    vec![]
+                } else {
+                    vec![format!("c{}", number - 1)]
+                },
+                ..WorkloadRef::default()
+            })
+            .collect();
+        let mut scope = scope("{}");
+        scope.spec.workload_refs = refs;
+        assert_eq!(effective(&scope).unwrap().members.len(), MAX_REFS);
+        scope.spec.workload_refs.push(WorkloadRef {
+            kind: "Component".into(),
+            name: "more".into(),
+            ..WorkloadRef::default()
+        });
+        assert_eq!(effective(&scope).unwrap_err()[0].path, "spec.workloadRefs");
+    }
+}

@@ -297,3 +297,101 @@ pub struct MaintenanceStatus {
 pub fn schema() -> Schema {
     SchemaGenerator::default().into_root_schema_for::<HealthScope>()
 }
+
+#[cfg(test)]
+mod tests {
+    use {super::*, kube::CustomResourceExt, serde_json::Value};
+
+    #[test]
+    fn the_crd_is_named_and_printed_as_promised() {
+        let crd = serde_json::to_value(HealthScope::crd()).unwrap();
+        assert_eq!(crd["metadata"]["name"], "healthscopes.core.oam.dev");
+        assert_eq!(crd["spec"]["scope"], "Namespaced");
+        assert_eq!(crd["spec"]["names"]["shortNames"], serde_json::json!(["health"]));
+        assert_eq!(crd["spec"]["names"]["categories"], serde_json::json!(["oam"]));
+        let version = &crd["spec"]["versions"][0];
+        assert_eq!(version["name"], "v1beta1");
+        assert!(version["subresources"]["status"].is_object());
+        let columns: Vec<(&str, bool)> = version["additionalPrinterColumns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|column| (column["name"].as_str().unwrap(), column["priority"] == 1))
+            .collect();
+        let expected = [
+            ("HEALTH", false),
+            ("AVAILABLE", false),
+            ("ROOT CAUSE", false),
+            ("TOTAL", true),
+            ("UNKNOWN", true),
+            ("LAST CHANGE", true),
+            ("AGE", false),
+        ];
+        assert_eq!(columns, expected);
+    }
+
+    /// Finds properties without a description.
+    fn undescribed(path: &str, schema: &Value, found: &mut Vec<String>) {
+        let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+            return;
+        };
+        for (name, property) in properties {
+            let path = format!("{path}.{name}");
+            if property.get("description").is_none() {
+                found.push(path.clone());
+            }
+            undescribed(&path, property, found);
+            if let Some(items) = property.get("items") {
+                undescribed(&path, items, found);
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        let crd = serde_json::to_value(HealthScope::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut found = Vec::new();
+        undescribed("", &schema["properties"]["spec"], &mut found);
+        undescribed("", &schema["properties"]["status"], &mut found);
+        assert_eq!(found, [""; 0]);
+    }
+
+    #[test]
+    fn the_schema_knows_words_and_ranges() {
+        let crd = serde_json::to_value(HealthScope::crd()).unwrap();
+        let spec =
+            &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+        let policy = &spec["policy"]["properties"];
+        assert_eq!(
+            (
+                &policy["minAvailable"]["minimum"],
+                &policy["minAvailable"]["maximum"]
+            ),
+            (&0.0.into(), &100.0.into())
+        );
+        assert_eq!(
+            policy["unknownPolicy"]["enum"],
+            serde_json::json!(["Unknown", "Unhealthy", "Ignore", null])
+        );
+        assert_eq!(spec["maintenance"]["properties"]["until"]["format"], "date-time");
+        assert_eq!(
+            spec["workloadRefs"]["items"]["required"],
+            serde_json::json!(["kind", "name"])
+        );
+    }
+
+    #[test]
+    fn an_object_survives_a_round_trip() {
+        let text = r#"{"apiVersion":"core.oam.dev/v1beta1","kind":"HealthScope","metadata":{"name":"shop"},"spec":{"workloadRefs":[{"kind":"Component","name":"web","required":true,"dependsOn":["db"]}],"policy":{"minAvailable":75,"unknownPolicy":"Ignore"}}}"#;
+        let object: HealthScope = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&object).unwrap(), text);
+    }
+
+    #[test]
+    fn the_schema_for_explanations_has_the_whole_object() {
+        let schema = serde_json::to_value(schema()).unwrap();
+        assert!(schema["properties"]["spec"].is_object() && schema["properties"]["status"].is_object());
+        assert_eq!(schema["title"], "HealthScope");
+    }
+}
