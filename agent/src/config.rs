@@ -4,6 +4,7 @@ use {
     crate::{
         args::Args,
         local::Local,
+        schedule::Limits,
         uplink::{self, Token},
     },
     healthscope_service::{
@@ -25,6 +26,12 @@ use {
 
 /// The kind beside Component that may stand in the files; the aggregator reads it.
 const SCOPE_KIND: &str = "HealthScope";
+
+/// Descriptors that this process needs whatever it checks: standard streams, event queue, listeners, the session and the
+/// next one, a few who ask its endpoint, a file that is read.
+const OWN_DESCRIPTORS: usize = 24;
+/// Descriptors that a command needs at most: its output, and its process.
+const DESCRIPTORS_PER_COMMAND: usize = 4;
 
 /// Everything but what is watched.
 #[derive(Debug)]
@@ -135,6 +142,22 @@ impl Settings {
             },
         })
     }
+}
+
+/// As many runs at once as the process has descriptors for: the others wait in turn, and what the agent itself needs is
+/// left.
+#[must_use]
+pub fn limits(descriptors: u64) -> Limits {
+    let Limits { network, command } = Limits::default();
+    let free = usize::try_from(descriptors)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(OWN_DESCRIPTORS);
+    // Half for commands at most.
+    let command = command.min(free / 2 / DESCRIPTORS_PER_COMMAND).max(1);
+    let network = network
+        .min(free.saturating_sub(command * DESCRIPTORS_PER_COMMAND))
+        .max(1);
+    Limits { network, command }
 }
 
 /// The certificates kept from an earlier session win: the aggregator sent them to replace those of the command line.
@@ -249,6 +272,24 @@ mod tests {
     }
 
     #[test]
+    fn runs_at_once_leave_descriptors_for_the_agent() {
+        for (descriptors, network, command) in [
+            (4096, 256, 16),
+            (256, 168, 16),
+            (64, 20, 5),
+            (32, 4, 1),
+            (10, 1, 1),
+        ] {
+            let limits = limits(descriptors);
+            assert_eq!(
+                (limits.network, limits.command),
+                (network, command),
+                "{descriptors}"
+            );
+        }
+    }
+
+    #[test]
     fn scopes_may_stand_beside_components_and_nothing_else() {
         let read = |text: &str| components(&[Source::new("x.yaml", text)]);
         let component = "apiVersion: healthscope.core.oam.dev/v1beta1\nkind: Component\nmetadata: {name: web}\n\
@@ -261,7 +302,7 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "x.yaml:7:7: kind: \"Pod\" is not known here; write Component (or HealthScope, which the aggregator reads)"
+                "x.yaml:7:1: kind: \"Pod\" is not known here; write Component (or HealthScope, which the aggregator reads)"
             ]
         );
     }

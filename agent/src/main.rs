@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 fn start(args: Args) -> anyhow::Result<()> {
     telemetry::init(args.log_format, None)?;
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let settings = Settings::new(args)?;
     let watcher = Watcher::load(&settings.path, config_files::INTERVAL, config::components)
         .map_err(|problems| anyhow::anyhow!("the configuration cannot be used\n{problems}"))?;
@@ -61,13 +61,17 @@ fn start(args: Args) -> anyhow::Result<()> {
         .thread_keep_alive(THREAD_KEEP_ALIVE)
         .build()
         .context("cannot start")?;
-    let result = runtime.block_on(run(settings, watcher));
+    let result = runtime.block_on(run(settings, config::limits(descriptors), watcher));
     // A name that is being resolved would hold the process for as long as the resolver likes.
     runtime.shutdown_background();
     result
 }
 
-async fn run(settings: Settings, watcher: Watcher<Arc<Vec<Component>>>) -> anyhow::Result<()> {
+async fn run(
+    settings: Settings,
+    limits: Limits,
+    watcher: Watcher<Arc<Vec<Component>>>,
+) -> anyhow::Result<()> {
     let Settings {
         path: _,
         agent,
@@ -87,7 +91,7 @@ async fn run(settings: Settings, watcher: Watcher<Arc<Vec<Component>>>) -> anyho
         components,
         uplink,
         local,
-        limits: Limits::default(),
+        limits,
     })
     .await?;
     if let Some(address) = app.tcp_address() {
@@ -136,18 +140,20 @@ fn describe(components: &[Component]) {
     }
 }
 
-/// Raises the soft limit, which is often 1024, as far as this process could use. Failure changes nothing: runs that find
-/// no descriptor say so.
-fn raise_descriptor_limit() {
+/// Raises the soft limit, which is often 1024, as far as this process could use; what it is then.
+fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
-    if current.is_some_and(|current| current < wanted) {
-        let _stays_as_it_is = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: Some(wanted),
-                maximum,
-            },
-        );
+    let current = current.unwrap_or(MAX_DESCRIPTORS);
+    if current >= wanted {
+        return current;
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => wanted,
+        Err(_) => current,
     }
 }

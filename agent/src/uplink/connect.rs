@@ -10,7 +10,7 @@ use {
     },
     healthscope_shared::{backoff::Backoff, one_line, wire},
     http::{Request, Response, StatusCode, header},
-    rustix::net::sockopt,
+    rustix::{io::Errno, net::sockopt},
     rustls::{CertificateError, ClientConfig, pki_types::ServerName},
     std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration},
     tokio::{
@@ -95,6 +95,9 @@ pub enum ConnectError {
         /// Host and port.
         authority: String,
     },
+    /// Nothing to do with the aggregator.
+    #[error("no file descriptor is free for a connection; raise the limit of this process (ulimit -n)")]
+    NoDescriptor(#[source] io::Error),
     /// No TCP connection.
     #[error("cannot connect to {address}; check that the aggregator runs and listens there")]
     Connect {
@@ -167,9 +170,11 @@ impl ConnectError {
     pub const fn kind(&self) -> AttemptResult {
         match self {
             Self::Token(_) => AttemptResult::NoToken,
-            Self::Resolve { .. } | Self::NoAddress(_) | Self::Connect { .. } | Self::TimedOut { .. } => {
-                AttemptResult::Unreachable
-            }
+            Self::Resolve { .. }
+            | Self::NoAddress(_)
+            | Self::NoDescriptor(_)
+            | Self::Connect { .. }
+            | Self::TimedOut { .. } => AttemptResult::Unreachable,
             Self::Plaintext { .. } | Self::ServerName(_) | Self::NoTls | Self::Tls { .. } => {
                 AttemptResult::Tls
             }
@@ -187,6 +192,7 @@ impl ConnectError {
             Self::Token(_)
             | Self::Resolve { .. }
             | Self::NoAddress(_)
+            | Self::NoDescriptor(_)
             | Self::Plaintext { .. }
             | Self::Connect { .. }
             | Self::ServerName(_)
@@ -388,9 +394,14 @@ impl Dial for Network {
 async fn connect_tcp(endpoint: &Endpoint, may_leave: bool) -> Result<TcpStream, ConnectError> {
     let addresses = lookup_host((endpoint.host(), endpoint.port()))
         .await
-        .map_err(|source| ConnectError::Resolve {
-            host: endpoint.host().to_owned(),
-            source,
+        .map_err(|source| {
+            if is_shortage(&source) {
+                return ConnectError::NoDescriptor(source);
+            }
+            ConnectError::Resolve {
+                host: endpoint.host().to_owned(),
+                source,
+            }
         })?;
     let mut failure = ConnectError::NoAddress(endpoint.host().to_owned());
     for address in addresses {
@@ -402,12 +413,19 @@ async fn connect_tcp(endpoint: &Endpoint, may_leave: bool) -> Result<TcpStream, 
         }
         let source = match time::timeout(ADDRESS_DEADLINE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(source)) if is_shortage(&source) => return Err(ConnectError::NoDescriptor(source)),
             Ok(Err(source)) => source,
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
         failure = ConnectError::Connect { address, source };
     }
     Err(failure)
+}
+
+/// Whether this process or the machine has no descriptor left.
+fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Small messages at once, and a kernel that notices a dead peer. None of it is needed for the session to work.
