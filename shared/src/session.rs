@@ -45,6 +45,9 @@ pub enum Transmit {
     },
 }
 
+/// An agent ends a report or a part of an announcement here when it has more to say: over a slow line every message
+/// must arrive well within [`SILENCE`], since nothing is heard of a peer while one is under way.
+pub const COMFORTABLE_MESSAGE_BYTES: usize = 16 * 1024;
 /// RFC 6455 gives a control frame 125 bytes, of which the code takes two.
 pub const MAX_CLOSE_REASON_BYTES: usize = 123;
 /// Nothing heard for this long: the connection is taken for dead. A half-open connection must be noticed within
@@ -61,7 +64,8 @@ pub const MAX_HEARTBEAT: Duration = Duration::from_secs(10);
 pub const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an aggregator waits for the hello; it is the first thing that an agent sends.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// How long an aggregator waits for the last part of an announcement: the largest has some two hundred parts.
+/// How long an aggregator waits for the next part of an announcement, from the welcome or the former part; over a slow
+/// line a part takes half of it.
 pub const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(60);
 /// An acknowledgement waits this long for more to acknowledge, unless a quarter of the ring waits for it.
 pub const ACK_DELAY: Duration = Duration::from_millis(200);

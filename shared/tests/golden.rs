@@ -655,7 +655,7 @@ fn limits() -> Vec<(&'static str, String)> {
         ("PATH", format!("`{}`", wire::PATH)),
     ];
     all.extend(numbers!(wire: MAX_MESSAGE_BYTES, MAX_PROBES_PER_AGENT, MAX_LABELS, MAX_TARGET_BYTES));
-    all.extend(numbers!(session: RING, MAX_RUNS, MAX_TEXT_BYTES, MAX_SAFE_INTEGER, MAX_CLOSE_REASON_BYTES));
+    all.extend(numbers!(session: RING, MAX_RUNS, MAX_TEXT_BYTES, MAX_SAFE_INTEGER, MAX_CLOSE_REASON_BYTES, COMFORTABLE_MESSAGE_BYTES));
     all.extend(durations!(
         SILENCE,
         PING_AFTER,

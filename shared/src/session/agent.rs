@@ -18,8 +18,8 @@
 
 use {
     super::{
-        Frame, MAX_HEARTBEAT, MAX_RUNS, MIN_HEARTBEAT, SILENCE, Transmit, WELCOME_DEADLINE, bound_probed,
-        close,
+        Frame, LEAVE_DEADLINE, MAX_HEARTBEAT, MAX_RUNS, MIN_HEARTBEAT, SILENCE, Transmit, WELCOME_DEADLINE,
+        bound_probed, close,
         outbox::{AnnounceCursor, Outbox},
     },
     crate::{
@@ -87,6 +87,7 @@ enum Phase {
     Open(Box<Open>),
     /// A close frame is to be sent, or has been. Nothing is read any more.
     Closing {
+        since: Instant,
         frame: Option<Transmit>,
         open_for: Option<Duration>,
         spread: Duration,
@@ -390,7 +391,8 @@ impl AgentSession {
     #[must_use]
     pub fn silence_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Closed | Phase::Closing { .. } => None,
+            Phase::Closed => None,
+            Phase::Closing { since, .. } => Some(*since + LEAVE_DEADLINE),
             Phase::Greeting { since, .. } => Some(*since + WELCOME_DEADLINE),
             Phase::Open(open) => Some(open.heard + SILENCE),
         }
@@ -414,6 +416,7 @@ impl AgentSession {
             spread: former,
         } = self.closed(outbox, now);
         self.phase = Phase::Closing {
+            since: now,
             frame: Some(close(code, reason)),
             open_for,
             spread: spread.unwrap_or(former),

@@ -7,7 +7,7 @@
 //! the aggregator counts a gap and is right nevertheless.
 
 use {
-    super::{MAX_TEXT_BYTES, RING},
+    super::{COMFORTABLE_MESSAGE_BYTES, MAX_TEXT_BYTES, RING},
     crate::{
         health::Reason,
         one_line,
@@ -409,8 +409,8 @@ impl Outbox {
             || !self.summaries.is_empty()
     }
 
-    /// The next report as a text frame of at most [`MAX_MESSAGE_BYTES`], or `None` when there is nothing to tell:
-    /// transitions first, then states, then summaries, as many as fit.
+    /// The next report as a text frame of at most [`COMFORTABLE_MESSAGE_BYTES`], or one record, or `None` when there is
+    /// nothing to tell: transitions first, then states, then summaries, as many as fit.
     pub(super) fn next_report(&mut self, now: Instant) -> Option<String> {
         if !self.has_report() {
             return None;
@@ -590,11 +590,11 @@ impl AnnounceCursor {
         self.revision
     }
 
-    /// The next part.
+    /// The next part: of at most [`COMFORTABLE_MESSAGE_BYTES`], or one instance with one probe.
     pub(super) fn next_part(&mut self, instances: &[AnnouncedInstance]) -> Announce {
         // An estimate that never falls short, so that no part need be encoded twice; parts may be smaller than
         // they could be.
-        let mut room = MAX_MESSAGE_BYTES - 128;
+        let mut size = 128;
         let mut announce = Announce {
             revision: self.revision,
             part: self.part,
@@ -616,20 +616,19 @@ impl AnnounceCursor {
                 piece.labels = instance.labels.clone();
                 piece.depends_on = instance.depends_on.clone();
             }
-            let head = encoded_len(&piece);
-            if head > room {
+            size += encoded_len(&piece);
+            if size > COMFORTABLE_MESSAGE_BYTES && !announce.instances.is_empty() {
                 return announce;
             }
-            room -= head;
             while let Some(probe) = instance.probes.get(self.probe) {
-                let size = encoded_len(probe);
-                if size > room {
+                size += encoded_len(probe);
+                let is_first = announce.instances.is_empty() && piece.probes.is_empty();
+                if size > COMFORTABLE_MESSAGE_BYTES && !is_first {
                     if !piece.probes.is_empty() {
                         announce.instances.push(piece);
                     }
                     return announce;
                 }
-                room -= size;
                 piece.probes.push(probe.clone());
                 self.probe += 1;
             }
@@ -655,6 +654,7 @@ struct ReportWriter {
     buffer: Vec<u8>,
     /// The list that is open.
     list: Option<&'static str>,
+    is_empty: bool,
 }
 
 impl ReportWriter {
@@ -665,6 +665,7 @@ impl ReportWriter {
         Self {
             buffer: format!(r#"{{"type":"report","seq":{}"#, seq.0).into_bytes(),
             list: None,
+            is_empty: true,
         }
     }
 
@@ -681,11 +682,18 @@ impl ReportWriter {
             self.list = Some(list);
         }
         serde_json::to_writer(&mut self.buffer, record).expect("records are numbers and strings");
-        if self.buffer.len() + Self::TAIL > MAX_MESSAGE_BYTES {
+        // One record always fits, however long its output is.
+        let limit = if self.is_empty {
+            MAX_MESSAGE_BYTES
+        } else {
+            COMFORTABLE_MESSAGE_BYTES
+        };
+        if self.buffer.len() + Self::TAIL > limit {
             self.buffer.truncate(before);
             self.list = former;
             return false;
         }
+        self.is_empty = false;
         true
     }
 
@@ -779,6 +787,12 @@ mod tests {
             let AgentMessage::Report(report) = message else {
                 panic!("{text}");
             };
+            let records = report.transitions.len() + report.states.len() + report.summaries.len();
+            assert!(
+                text.len() <= COMFORTABLE_MESSAGE_BYTES || records == 1,
+                "{}",
+                text.len()
+            );
             reports.push(report);
         }
         reports

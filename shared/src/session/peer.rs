@@ -132,6 +132,8 @@ pub enum RunRefused {
 /// What was odd but harmless, since the session began; for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Oddities {
+    /// Transitions that had been sent before, in this session or in one that the store remembers.
+    pub replayed: u32,
     /// Records of probes that a newer announcement removed.
     pub removed: u32,
     /// Messages of unknown type, answers to nothing.
@@ -158,6 +160,8 @@ pub struct PeerSession {
     assembly: Option<Box<Assembly>>,
     /// The agent's latest transition, as it says.
     latest: Seq,
+    /// The latest transition that was sent, or that the store holds.
+    seen: Seq,
     applied: Seq,
     acked: Seq,
     /// Something applied waits for its acknowledgement since.
@@ -246,6 +250,7 @@ impl PeerSession {
             is_replaced: false,
             assembly: None,
             latest: Seq(0),
+            seen: Seq(0),
             applied: Seq(0),
             acked: Seq(0),
             unacked_since: None,
@@ -368,10 +373,13 @@ impl PeerSession {
             }
         };
         assembly
-            .add(announce, &self.limits)
+            .add(announce, &self.limits, now)
             .map_err(|reason| breach(&reason))?;
         if !is_last {
             self.assembly = Some(assembly);
+            if self.phase == Phase::Announcing {
+                self.enter(Phase::Announcing, now);
+            }
             return Ok(None);
         }
         let (probes, instances) = assembly.finish().map_err(|reason| breach(&reason))?;
@@ -422,6 +430,11 @@ impl PeerSession {
             return Err(breach("a record is newer than the report"));
         }
         self.latest = seq;
+        let replayed = transitions.partition_point(|record| record.seq <= self.seen);
+        self.oddities.replayed = saturating_count(self.oddities.replayed, replayed);
+        self.seen = numbers()
+            .next_back()
+            .map_or(self.seen, |last| last.max(self.seen));
 
         self.admit(&mut transitions, |record| record.probe)?;
         self.admit(&mut states, |record| record.probe)?;
@@ -491,6 +504,7 @@ impl PeerSession {
         let acked = acked.filter(|&acked| acked <= self.latest);
         self.applied = acked.unwrap_or_default();
         self.acked = self.applied;
+        self.seen = self.applied;
         self.outgoing().welcome = Some(Welcome {
             protocol: PROTOCOL,
             version,
@@ -1063,6 +1077,12 @@ mod tests {
             ),
             (
                 Peer::open(),
+                announce(2, 0, false, &[]),
+                code::PROTOCOL,
+                "part 0 of an announcement is empty",
+            ),
+            (
+                Peer::open(),
                 report(1, "[1,9,0,1,0,1,5]"),
                 code::PROTOCOL,
                 "probe 9 is not announced",
@@ -1371,13 +1391,15 @@ mod tests {
             assert_eq!((*at, *code), (after.as_secs(), expected));
         }
         // An agent that is there, but does not announce, or does not finish.
-        for mut peer in [Peer::welcomed(), Peer::open()] {
-            let mut revision = 5;
+        for (mut peer, parts) in [(Peer::welcomed(), 0), (Peer::welcomed(), 3), (Peer::open(), 3)] {
+            for part in 0..parts {
+                peer.now += 20 * SECOND;
+                peer.hear(&announce(5, part, false, &[instance("web", [])]));
+            }
             let start = peer.now;
             let code = loop {
-                peer.hear(&announce(5, revision - 5, false, &[]));
-                revision += 1;
                 peer.now += SECOND;
+                peer.session.received(Frame::Pong, peer.now);
                 if let Some((code, _)) = peer.closed_with() {
                     break code;
                 }

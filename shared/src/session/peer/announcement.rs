@@ -14,7 +14,7 @@ use {
 #[derive(Debug)]
 pub(super) struct Assembly {
     pub(super) revision: u32,
-    /// When the first part came.
+    /// When the latest part came.
     pub(super) since: Instant,
     next_part: u32,
     instances: Vec<AnnouncedInstance>,
@@ -33,11 +33,11 @@ impl Assembly {
     }
 
     /// Adds the next part; an error says what is wrong with it.
-    pub(super) fn add(&mut self, announce: Announce, limits: &Limits) -> Result<(), String> {
+    pub(super) fn add(&mut self, announce: Announce, limits: &Limits, now: Instant) -> Result<(), String> {
         let Announce {
             revision,
             part,
-            last: _,
+            last,
             instances,
         } = announce;
         if revision != self.revision || part != self.next_part {
@@ -46,7 +46,11 @@ impl Assembly {
                 self.revision, self.next_part
             ));
         }
+        if instances.is_empty() && !last {
+            return Err(format!("part {part} of an announcement is empty"));
+        }
         self.next_part += 1;
+        self.since = now;
         for (index, mut instance) in instances.into_iter().enumerate() {
             check(&mut instance)?;
             self.probes += instance.probes.len();
