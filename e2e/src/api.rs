@@ -96,12 +96,12 @@ impl Api {
         .await
     }
 
-    /// The transitions that are remembered, oldest first.
+    /// The transitions of a level (scope, component or probe) that are remembered, oldest first.
     ///
     /// # Errors
     /// When there is no answer.
-    pub async fn transitions(&self) -> Result<Vec<Value>> {
-        let answer = self.get("/api/v1/transitions").await?;
+    pub async fn transitions(&self, level: &str) -> Result<Vec<Value>> {
+        let answer = self.get(&format!("/api/v1/transitions?level={level}")).await?;
         let list = answer.get("items").unwrap_or(&answer);
         list.as_array()
             .cloned()

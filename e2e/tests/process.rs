@@ -91,11 +91,9 @@ impl Bench {
 
 /// Sequence number and new state of each transition of a probe that the aggregator remembers.
 async fn probe_transitions(api: &Api) -> Result<Vec<(u64, String)>> {
-    let transitions = api.transitions().await?;
-    let probes = transitions
+    let transitions = api.transitions("probe").await?;
+    transitions
         .iter()
-        .filter(|transition| transition["level"] == "probe");
-    probes
         .map(|transition| {
             let seq = transition["seq"].as_u64().context("a sequence number")?;
             Ok((seq, transition["to"].as_str().unwrap_or_default().to_owned()))
@@ -140,8 +138,8 @@ async fn agents_on_other_machines_use_tls_and_a_token() -> Result<()> {
     };
     let cert = file("cert.pem", &made.cert.pem())?;
     let key = file("key.pem", &made.signing_key.serialize_pem())?;
-    let token = file("token", "a long and secret token\n")?;
-    let wrong = file("wrong", "another token\n")?;
+    let token = file("token", "a-long-and-secret-token\n")?;
+    let wrong = file("wrong", "another-token\n")?;
 
     let mut arguments = bench.aggregator_arguments();
     arguments.extend(["--tls-cert", &cert, "--tls-key", &key, "--token-file", &token].map(str::to_owned));
@@ -166,7 +164,7 @@ async fn agents_on_other_machines_use_tls_and_a_token() -> Result<()> {
         &agent_arguments(&token, "agent.sock"),
         bench.path(),
     )?;
-    let api = Api::over_tls(bench.address, &made.cert.pem(), Some("a long and secret token"))?;
+    let api = Api::over_tls(bench.address, &made.cert.pem(), Some("a-long-and-secret-token"))?;
     api.until_health("shop", "Healthy").await?;
     target.answer(500);
     api.until_health("shop", "Unhealthy").await?;
@@ -187,9 +185,6 @@ async fn no_transition_is_lost_or_invented_while_the_aggregator_is_away() -> Res
     let _agent = bench.agent()?;
     let api = bench.api();
     api.until_health("shop", "Healthy").await?;
-    let before = probe_transitions(&api).await?;
-    assert_eq!(before, [(1, "passing".to_owned())]);
-
     aggregator.kill().await?;
     for status in [503, 200, 503, 200, 503] {
         target.answer(status);
@@ -243,10 +238,9 @@ async fn a_killed_agent_becomes_unknown_and_comes_back_without_a_false_verdict()
     let _agent = bench.agent()?;
     api.until_health("shop", "Healthy").await?;
     let words: Vec<String> = api
-        .transitions()
+        .transitions("scope")
         .await?
         .iter()
-        .filter(|transition| transition["level"] == "scope")
         .map(|transition| transition["to"].as_str().unwrap_or_default().to_owned())
         .collect();
     assert!(!words.iter().any(|word| word == "Unhealthy"), "{words:?}");
@@ -274,11 +268,7 @@ async fn an_agent_restarted_quickly_changes_nothing() -> Result<()> {
         Ok(())
     })
     .await?;
-    let verdicts: Vec<Value> = api.transitions().await?;
-    let scope: Vec<_> = verdicts
-        .iter()
-        .filter(|transition| transition["level"] == "scope")
-        .collect();
+    let scope: Vec<Value> = api.transitions("scope").await?;
     assert!(
         scope.iter().all(|transition| transition["to"] == "Healthy"),
         "{scope:?}"
@@ -372,7 +362,7 @@ async fn an_aggregator_out_of_descriptors_says_so_and_recovers() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_agent_that_cannot_write_its_socket_says_so_and_watches_on() -> Result<()> {
+async fn an_agent_that_cannot_make_its_socket_says_which() -> Result<()> {
     let target = Target::start().await?;
     let bench = Bench::new(&shop(target.address.port()))?;
     let _aggregator = bench.aggregator()?;

@@ -1,7 +1,8 @@
-//! The latest transitions of scopes and components.
+//! The latest transitions: of scopes and components, and of probes when they are asked for.
 
 use {
     super::{Api, Params, json},
+    crate::site::problem::Problem,
     axum::{extract::State, response::Response},
     healthscope_core::view::{Change, TransitionView},
     healthscope_shared::name::{Name, Namespace},
@@ -55,7 +56,7 @@ pub(super) struct Wanted {
     limit: Option<usize>,
 }
 
-pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>) -> Response {
+pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>) -> Result<Response, Problem> {
     let Wanted {
         after,
         namespace,
@@ -63,8 +64,16 @@ pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>)
         level,
         limit,
     } = wanted;
-    let snapshot = api.feed.newest();
-    let kept = &snapshot.transitions;
+    let mut snapshot = api.feed.newest();
+    let mut kept = snapshot.transitions.clone();
+    if level == Some(Level::Probe) {
+        // Not in the snapshot, which every reader shares: only the store keeps them.
+        let from = after.unwrap_or(0);
+        let (newest, transitions) =
+            api.ask(move |store| (store.snapshot(), store.transitions_after(from))).await?;
+        snapshot = newest;
+        kept = transitions.into();
+    }
     let mut items: Vec<_> = kept
         .iter()
         .rev()
@@ -80,11 +89,11 @@ pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>)
         .cloned()
         .collect();
     items.reverse();
-    json(&Transitions {
+    Ok(json(&Transitions {
         items,
         last: snapshot.last_transition,
-        missed: after.is_some_and(|after| has_gap(kept, after, snapshot.last_transition)),
-    })
+        missed: after.is_some_and(|after| has_gap(&kept, after, snapshot.last_transition)),
+    }))
 }
 
 /// Whether something after `after` may be missing from what is kept. Ids of probes' transitions are not kept, so a whole
