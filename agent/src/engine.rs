@@ -31,14 +31,17 @@ use {
     tokio::{
         sync::{mpsc, oneshot},
         task::{AbortHandle, JoinError, JoinSet},
-        time::Sleep,
     },
     tokio_util::sync::CancellationToken,
 };
 
+mod alarm;
 pub mod counters;
 
-use counters::{ComponentRuns, Counters};
+use {
+    alarm::Alarm,
+    counters::{ComponentRuns, Counters},
+};
 
 /// Events kept while nobody reads them: four times the transitions that an agent keeps for its aggregator.
 const MAX_BACKLOG: usize = 1024;
@@ -248,14 +251,14 @@ impl Engine {
         shutdown: CancellationToken,
     ) {
         let mut starts = Vec::new();
-        let mut timer = std::pin::pin!(tokio::time::sleep_until(tokio::time::Instant::now()));
+        let mut alarm = Alarm::new();
         loop {
             self.schedule.poll(now(), &mut starts);
             for start in starts.drain(..) {
                 self.start(start);
             }
             self.count();
-            let is_due = self.set_timer(timer.as_mut());
+            alarm.set(self.schedule.next_two_due());
             // Every branch is cancel-safe: each waits without taking anything before it is chosen.
             tokio::select! {
                 biased;
@@ -274,22 +277,11 @@ impl Engine {
                         self.finish(finished, &events);
                     }
                 }
-                () = &mut timer, if is_due => {}
+                () = alarm.rings() => {}
             }
         }
         self.runs.shutdown().await;
-    }
-
-    /// Sets the timer to the next due time; `false` when nothing is due.
-    fn set_timer(&self, timer: std::pin::Pin<&mut Sleep>) -> bool {
-        let Some(due) = self.schedule.next_due() else {
-            return false;
-        };
-        let due = tokio::time::Instant::from_std(due);
-        if timer.deadline() != due {
-            timer.reset(due);
-        }
-        true
+        self.probers.settle().await;
     }
 
     fn count(&self) {

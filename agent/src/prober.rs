@@ -97,6 +97,14 @@ impl Probers {
     }
 }
 
+impl Probers {
+    /// Waits until the commands of runs that were dropped are gone: to be called before the process ends. Takes a second
+    /// at most, and as a rule no time at all.
+    pub async fn settle(&self) {
+        self.commands.settle().await;
+    }
+}
+
 /// When a run must be over, and what to call it in messages.
 #[derive(Clone, Copy, Debug)]
 struct Deadline {

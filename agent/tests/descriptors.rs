@@ -1,6 +1,8 @@
 //! Out of file descriptors: every kind of check says so, as an error of the agent and not of the target, and works again
 //! as soon as there are some. A process of its own, because the limit is the process's.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use {
     healthscope_agent::prober::{ProberConfig, Probers},
     healthscope_shared::{

@@ -25,7 +25,9 @@ pub const DURATION_BOUNDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
 /// Upper bounds of the lateness buckets, in seconds; one more bucket takes what is longer.
-pub const LATENESS_BOUNDS: [f64; 8] = [0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
+pub const LATENESS_BOUNDS: [f64; 13] = [
+    0.0005, 0.00075, 0.001, 0.00125, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,
+];
 
 /// All kinds, in the order of [`Counters`]' rows.
 pub const KINDS: [ProbeKind; 3] = [ProbeKind::Liveness, ProbeKind::Readiness, ProbeKind::Startup];

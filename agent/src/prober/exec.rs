@@ -16,6 +16,7 @@ use {
     super::{Deadline, Found, MAX_READ_BYTES, is_shortage, plain, watch::watch},
     healthscope_shared::{health::Reason, one_line, probe::ExecAction},
     rustix::{
+        event::{PollFd, PollFlags, Timespec},
         fs::OFlags,
         io::Errno,
         pipe::PipeFlags,
@@ -36,10 +37,18 @@ use {
 
 /// A killed process that is not gone after this long hangs in the kernel (a dead network file system).
 const KILL_GRACE: Duration = Duration::from_secs(1);
+/// A run that is dropped waits so long for the process that it killed, and holds up everything else meanwhile.
+const DROP_GRACE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
 /// Most processes that hang so; over it no command is run until some are gone.
 const MAX_UNREAPED: usize = 16;
 /// Longest line of output repeated in the message.
 const MAX_LINE_BYTES: usize = 160;
+/// So long a command's output is not looked at: most checks end before, and then one wake-up does. A command that prints
+/// more than a pipe holds (64 KiB) waits that long once.
+const QUIET: Duration = Duration::from_millis(20);
 /// First and longest pause between looks at a process where the system has no pidfd.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(16));
 
@@ -81,6 +90,10 @@ impl Commands {
         };
         let mut output = Output::new(output);
         let ended = async {
+            if let Ok(ended) = timeout(QUIET, group.ended()).await {
+                return ended;
+            }
+            output.watch()?;
             loop {
                 tokio::select! {
                     biased;
@@ -92,7 +105,7 @@ impl Commands {
         let found = match timeout_at(deadline.at, ended).await {
             Ok(Ok(())) => {
                 output.read_rest();
-                group.kill();
+                group.kill_members();
                 match group.reap() {
                     Ok(status) => verdict(status.as_ref(), &output),
                     Err(error) => Found::error(Reason::INTERNAL_ERROR, format!("wait: {}", plain(&error))),
@@ -112,13 +125,24 @@ impl Commands {
         }
     }
 
-    fn spawn(&self, exec: &ExecAction) -> Result<(Group, AsyncFd<OwnedFd>), Found> {
+    /// Waits until every killed process is gone, at most for [`KILL_GRACE`].
+    pub(super) async fn settle(&self) {
+        let settled = async {
+            while self.unreaped.sweep() > 0 {
+                sleep(LOOK_AGAIN.0).await;
+            }
+        };
+        if timeout(KILL_GRACE, settled).await.is_err() {
+            tracing::warn!("a command that was killed does not end: it hangs in the kernel");
+        }
+    }
+
+    fn spawn(&self, exec: &ExecAction) -> Result<(Group, OwnedFd), Found> {
         let shortage = |error: io::Error| Found::io(&error, "start the command");
         let (program, arguments) = exec.command.split_first().expect("validated: never empty");
         let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| shortage(e.into()))?;
         // Only our end: a command does not expect its output to be non-blocking.
         rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK).map_err(|e| shortage(e.into()))?;
-        let output = watch(output, Interest::READABLE).map_err(shortage)?;
         let child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -184,13 +208,15 @@ impl Group {
         }
     }
 
-    /// Kills what there is of the group. The leader apart: it may have moved to another group.
-    fn kill(&self) {
-        if self.reaped {
-            return;
-        }
+    /// Kills what there is of the group.
+    fn kill_members(&self) {
         // Fails when nobody is left, which is what is wanted.
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+    }
+
+    /// Kills the group, and the leader apart: it may have moved to another group.
+    fn kill(&self) {
+        self.kill_members();
         let _ = rustix::process::kill_process(self.pid, Signal::KILL);
     }
 
@@ -208,12 +234,13 @@ impl Drop for Group {
             return;
         }
         self.kill();
-        // A killed process is gone within microseconds, as a rule before the second look.
-        for _ in 0..10 {
-            match self.reap() {
-                Ok(Some(_)) | Err(_) => return,
-                Ok(None) => std::thread::sleep(Duration::from_micros(200)),
-            }
+        // As a rule a killed process is gone within microseconds.
+        if let Some(pidfd) = &self.pidfd {
+            let mut pidfd = [PollFd::new(pidfd.get_ref(), PollFlags::IN)];
+            let _ = rustix::event::poll(&mut pidfd, Some(&DROP_GRACE));
+        }
+        if matches!(self.reap(), Ok(Some(_)) | Err(_)) {
+            return;
         }
         self.unreaped.add(self.pid);
     }
@@ -224,50 +251,77 @@ fn reap(pid: Pid) -> io::Result<Option<WaitIdStatus>> {
     Ok(status)
 }
 
+#[derive(Debug)]
+enum Pipe {
+    Unwatched(OwnedFd),
+    Watched(AsyncFd<OwnedFd>),
+    /// Everybody has closed the writing end, or it cannot be read.
+    Closed,
+}
+
+impl Pipe {
+    fn descriptor(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Unwatched(descriptor) => Some(descriptor),
+            Self::Watched(watched) => Some(watched.get_ref()),
+            Self::Closed => None,
+        }
+    }
+}
+
 /// The reading end of a command's output.
 #[derive(Debug)]
 struct Output {
-    pipe: AsyncFd<OwnedFd>,
+    pipe: Pipe,
     kept: Vec<u8>,
     /// More was printed than is kept.
     cut: bool,
-    /// Everybody has closed the writing end.
-    closed: bool,
 }
 
 impl Output {
-    fn new(pipe: AsyncFd<OwnedFd>) -> Self {
+    const fn new(pipe: OwnedFd) -> Self {
         Self {
-            pipe,
+            pipe: Pipe::Unwatched(pipe),
             kept: Vec::new(),
             cut: false,
-            closed: false,
         }
+    }
+
+    /// From now on [`Self::read_more`] knows when there is something to read.
+    fn watch(&mut self) -> io::Result<()> {
+        self.pipe = match std::mem::replace(&mut self.pipe, Pipe::Closed) {
+            Pipe::Unwatched(descriptor) => Pipe::Watched(watch(descriptor, Interest::READABLE)?),
+            other @ (Pipe::Watched(_) | Pipe::Closed) => other,
+        };
+        Ok(())
     }
 
     /// Reads once, as soon as there is something; never returns after the writing end was closed. Cancel-safe.
     async fn read_more(&mut self) {
-        if self.closed {
+        let Self { pipe, kept, cut } = self;
+        let Pipe::Watched(watched) = pipe else {
             return std::future::pending().await;
-        }
-        let Self { pipe, kept, cut, .. } = self;
-        let Ok(mut guard) = pipe.readable().await else {
-            self.closed = true;
-            return;
         };
-        let read = guard.try_io(|pipe| read_once(pipe.get_ref(), kept, cut));
-        // Otherwise it was not ready after all, or something was read: the caller comes back.
-        if let Ok(Ok(0) | Err(_)) = read {
-            self.closed = true;
+        let is_over = match watched.readable().await {
+            // Otherwise it was not ready after all, or something was read: the caller comes back.
+            Ok(mut guard) => matches!(
+                guard.try_io(|pipe| read_once(pipe.get_ref(), kept, cut)),
+                Ok(Ok(0) | Err(_))
+            ),
+            Err(_) => true,
+        };
+        if is_over {
+            *pipe = Pipe::Closed;
         }
     }
 
     /// Reads what is there now, as far as it is kept.
     fn read_rest(&mut self) {
-        while !self.closed && !self.cut {
-            match read_once(self.pipe.get_ref(), &mut self.kept, &mut self.cut) {
-                Ok(0) | Err(_) => self.closed = true,
-                Ok(_) => {}
+        while let Some(descriptor) = self.pipe.descriptor()
+            && !self.cut
+        {
+            if let Ok(0) | Err(_) = read_once(descriptor, &mut self.kept, &mut self.cut) {
+                self.pipe = Pipe::Closed;
             }
         }
     }

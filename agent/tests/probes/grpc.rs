@@ -35,16 +35,18 @@ enum Answer {
     Reset,
 }
 
+type Seen = Arc<Mutex<Vec<(String, String, String, Vec<u8>)>>>;
+
 struct Server {
     address: SocketAddr,
     /// Path, user agent, content type, and body of the requests.
-    seen: Arc<Mutex<Vec<(String, String, String, Vec<u8>)>>>,
+    seen: Seen,
 }
 
 async fn serve(answer: Answer) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let seen: Arc<Mutex<Vec<_>>> = Arc::default();
+    let seen = Seen::default();
     let log = Arc::clone(&seen);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -61,8 +63,6 @@ async fn serve(answer: Answer) -> Server {
     });
     Server { address, seen }
 }
-
-type Seen = Arc<Mutex<Vec<(String, String, String, Vec<u8>)>>>;
 
 async fn one(
     request: Request<h2::RecvStream>,
@@ -119,7 +119,7 @@ async fn one(
             for _ in 0..8 {
                 stream.send_data(Bytes::from_static(&[0; 4096]), false)?;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Answer::Hang => std::future::pending().await,
         Answer::Reset => respond.send_reset(h2::Reason::INTERNAL_ERROR),

@@ -2,6 +2,8 @@
 //! behaviour (status codes, redirects, TLS, bodies, refusals, gRPC answers) and every bad target that the agent must
 //! survive. Command checks are tested beside their code, thresholds in `shared`.
 
+#![expect(clippy::unwrap_used, reason = "tests may panic")]
+
 mod grpc;
 mod http;
 mod target;
