@@ -9,7 +9,7 @@ use {
     healthscope_shared::{
         health::Reason,
         probe::{
-            Handler, ProbeSpec,
+            Authority, Handler, ProbeSpec,
             outcome::{MAX_OUTPUT_BYTES, Outcome, RunResult},
         },
         truncate,
@@ -88,7 +88,7 @@ impl Probers {
         Outcome {
             result,
             latency: started.elapsed(),
-            message,
+            message: without_target(message, &spec.handler),
             output: match truncate(&output, MAX_OUTPUT_BYTES) {
                 std::borrow::Cow::Borrowed(whole) if whole.len() == output.len() => output,
                 cut => cut.into_owned(),
@@ -102,6 +102,21 @@ impl Probers {
     /// at most, and as a rule no time at all.
     pub async fn settle(&self) {
         self.commands.settle().await;
+    }
+}
+
+/// Every report names the probe's target; a message that begins with the very same address need not say it again. An
+/// address that a name or a redirect led to stays.
+fn without_target(message: String, handler: &Handler) -> String {
+    let target = match handler {
+        Handler::Exec(_) => return message,
+        Handler::HttpGet(http) => Authority(&http.host, http.port),
+        Handler::TcpSocket(tcp) => Authority(&tcp.host, tcp.port),
+        Handler::Grpc(grpc) => Authority(&grpc.host, grpc.port),
+    };
+    match message.strip_prefix(&format!("connect to {target}: ")) {
+        Some(rest) => rest.to_owned(),
+        None => message,
     }
 }
 

@@ -218,8 +218,7 @@ async fn servers_that_hang_refuse_or_speak_something_else_are_told_apart() {
     failed(&outcome, Reason::TIMED_OUT, "no answer within 300ms");
 
     let port = crate::target::closed_port();
-    let message = format!("connect to 127.0.0.1:{port}: connection refused");
-    failed(&run(grpc(port, "")).await, Reason::CONNECTION_REFUSED, &message);
+    failed(&run(grpc(port, "")).await, Reason::CONNECTION_REFUSED, "connection refused");
 
     let http1 = Target::raw(|mut stream| {
         let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");
