@@ -65,7 +65,7 @@ pub(crate) struct StormArgs {
 }
 
 /// The aggregator under test, or the floor.
-struct Server {
+pub(crate) struct Server {
     process: Process,
     target: Target,
     /// Whether it speaks the protocol.
@@ -73,7 +73,13 @@ struct Server {
 }
 
 impl Server {
-    async fn aggregator(folder: &Path, tls: bool) -> Result<Self> {
+    /// Where it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.target.address
+    }
+
+    /// The release binary, with a certificate for `localhost` in `folder` when it is to speak TLS.
+    pub(crate) async fn aggregator(folder: &Path, tls: bool) -> Result<Self> {
         let scopes = (0..100).map(|n| {
             format!(
                 "---\napiVersion: core.oam.dev/v1beta1\nkind: HealthScope\nmetadata: {{name: app-{n}}}\n\

@@ -3,19 +3,31 @@
 //! A table of modes, one module each. These programs print figures and ratios; they never decide whether a test
 //! passes. CPU time is read from the system for whole processes, so each thing that is measured runs in its own.
 
-use {anyhow::Result, clap::Parser};
+use {anyhow::Result, clap::Parser, std::net::SocketAddr};
 
+mod checks;
+mod exec;
 mod fleet;
 mod floor;
 mod latency;
+mod lateness;
 mod process;
 mod report;
+mod rss;
 mod swarm;
 
 /// Measures HealthScope on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "healthscope-bench", version)]
 enum Mode {
+    /// CPU time of a thousand HTTP and TCP checks a second, beside HAProxy and blackbox_exporter.
+    Checks(checks::ChecksArgs),
+    /// CPU time of command checks, beside a bare spawn and wait.
+    Exec(exec::ExecArgs),
+    /// How late checks start at a thousand a second.
+    Lateness(lateness::LatenessArgs),
+    /// Memory of an agent with ten checks, plain and TLS.
+    Rss(rss::RssArgs),
     /// Memory of the aggregator for each idle agent, plain and TLS.
     Fleet(fleet::FleetArgs),
     /// Results that the aggregator takes in per second of one core.
@@ -27,6 +39,21 @@ enum Mode {
     /// Not a bench: takes connections and frames and does nothing with them.
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
+    /// Not a bench: what `checks` and `lateness` check.
+    #[command(hide = true)]
+    CheckTarget {
+        http: SocketAddr,
+        tcp: SocketAddr,
+    },
+    /// Not a bench: one way of checking.
+    #[command(hide = true)]
+    CheckWorker(checks::WorkerArgs),
+    /// Not a bench: one way of running commands.
+    #[command(hide = true)]
+    ExecWorker(exec::WorkerArgs),
+    /// Not a bench: an engine that says how late its checks are.
+    #[command(hide = true)]
+    LatenessWorker(lateness::WorkerArgs),
 }
 
 fn main() -> Result<()> {
@@ -36,11 +63,19 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     match Mode::parse() {
+        Mode::Checks(args) => checks::checks(&args),
+        Mode::Exec(args) => exec::exec(&args),
+        Mode::Lateness(args) => lateness::lateness(&args),
+        Mode::Rss(args) => runtime.block_on(rss::rss(args)),
         Mode::Fleet(args) => runtime.block_on(fleet::fleet(args)),
         Mode::Ingest(args) => runtime.block_on(fleet::ingest(args)),
         Mode::Storm(args) => runtime.block_on(fleet::storm(args)),
         Mode::Latency(args) => runtime.block_on(latency::latency(args)),
         // One thread, like the work that it is the floor of.
         Mode::FloorServer(args) => floor::serve(&args),
+        Mode::CheckTarget { http, tcp } => checks::serve_target(http, tcp),
+        Mode::CheckWorker(args) => checks::work(&args),
+        Mode::ExecWorker(args) => exec::work(&args),
+        Mode::LatenessWorker(args) => lateness::work(&args),
     }
 }

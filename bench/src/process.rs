@@ -7,14 +7,13 @@ use {
         fs::File,
         path::{Path, PathBuf},
         process::{Child, Command, Stdio},
-        time::Duration,
+        time::{Duration, Instant},
     },
 };
 
 /// A child process that ends with this value.
 pub(crate) struct Process {
     child: Child,
-    ticks_per_second: u64,
 }
 
 /// What a process holds, in bytes.
@@ -46,10 +45,7 @@ impl Process {
             .stderr(output(log)?)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self {
-            child,
-            ticks_per_second: rustix::param::clock_ticks_per_second(),
-        })
+        Ok(Self { child })
     }
 
     /// Starts this program again, in another mode.
@@ -64,16 +60,7 @@ impl Process {
 
     /// CPU time that it has used so far, in user and in system mode; children that it waited for count too.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // The program's name, in parentheses, may hold blanks.
-        let (_, fields) = stat.rsplit_once(')').context("odd /proc/PID/stat")?;
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(4)
-            .map(|field| field.parse::<u64>().unwrap_or(0))
-            .sum();
-        Ok(Duration::from_millis(ticks * 1000 / self.ticks_per_second))
+        cpu_of(&self.id().to_string())
     }
 
     /// What it holds now.
@@ -89,6 +76,21 @@ impl Process {
             resident: kib("VmRSS") * 1024,
             own: kib("RssAnon") * 1024,
         })
+    }
+
+    /// Waits for its end by itself, at most for a while, and returns what it wrote to `log`.
+    pub(crate) fn output(mut self, log: &Path, patience: Duration) -> Result<String> {
+        let give_up = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            ensure!(Instant::now() < give_up, "the process does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let output = std::fs::read_to_string(log)?;
+        ensure!(status.success(), "the process ended with {status}: {output}");
+        Ok(output)
     }
 
     /// Fails when it has ended by itself.
@@ -108,6 +110,26 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// What [`Process::cpu`] is, of this process.
+pub(crate) fn cpu_of_self() -> Result<Duration> {
+    cpu_of("self")
+}
+
+fn cpu_of(process: &str) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The program's name, in parentheses, may hold blanks.
+    let (_, fields) = stat.rsplit_once(')').context("odd /proc/PID/stat")?;
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(4)
+        .map(|field| field.parse::<u64>().unwrap_or(0))
+        .sum();
+    Ok(Duration::from_millis(
+        ticks * 1000 / rustix::param::clock_ticks_per_second(),
+    ))
 }
 
 /// A release binary of this project, built beside this program.
