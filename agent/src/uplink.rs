@@ -44,8 +44,8 @@ pub mod endpoint;
 mod link;
 pub mod stats;
 
-/// How long the goodbye may take in all, the peer's answer included.
-const GOODBYE_DEADLINE: Duration = Duration::from_secs(1);
+/// How long writing the goodbye may take; with the wait for the peer's answer ([`link`]) it is over within a second.
+const GOODBYE_DEADLINE: Duration = Duration::from_millis(600);
 /// A message that cannot be written for this long: the aggregator does not read, whatever it sends.
 const WRITE_DEADLINE: Duration = SILENCE;
 /// Redirects followed without a session in between; aggregators that point at each other are no aggregators.
@@ -332,8 +332,12 @@ impl<D: Dial> Uplink<D> {
         // Why the session is about to close itself, when the aggregator asked for it.
         let mut asked: Option<EndCause> = None;
         loop {
+            // Here and not only below: an aggregator that never stops talking must not keep anything else waiting.
             while let Ok(input) = self.inputs.try_recv() {
                 self.memory.take(input);
+            }
+            if let Some(end) = self.give_up(&link, stop_at) {
+                return end;
             }
             if link.writing_since().is_none() {
                 if self.memory.session.wants_summaries(now()) {
@@ -377,11 +381,7 @@ impl<D: Dial> Uplink<D> {
                     Happening::Closed(closed) => return self.closed(link, closed).await,
                 },
                 input = next(&mut self.inputs) => self.memory.take(input),
-                () = sleep_until(deadline) => {
-                    if let Some(end) = self.give_up(&link, stop_at) {
-                        return end;
-                    }
-                }
+                () = sleep_until(deadline) => {}
             }
         }
     }
@@ -398,7 +398,7 @@ impl<D: Dial> Uplink<D> {
         earlier(next, stop_at)
     }
 
-    /// A deadline has passed: nothing to do for most, the end for those that nobody polls for.
+    /// The end when a deadline has passed that the session cannot keep because a write is stuck.
     fn give_up(&mut self, link: &Link, stop_at: Option<Instant>) -> Option<End> {
         let now = now();
         if stop_at.is_some_and(|at| now >= at) {
