@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod cluster;
 mod deps;
 mod generated;
 mod prerequisite;
@@ -41,6 +42,8 @@ enum Task {
     Schema,
     /// Check who may depend on whom, licences and duplicate versions.
     Deps(deps::Args),
+    /// A real Kubernetes on this machine: up, down, kubectl, logs.
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn perform(task: Task) -> anyhow::Result<ExitCode> {
         Task::Bench(args) => bench::run(&args)?,
         Task::Schema => generated::run()?,
         Task::Deps(args) => deps::run(&args)?,
+        Task::Cluster(args) => return cluster::run(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,10 +22,25 @@ pub(crate) fn install(wanted: &[Prerequisite]) -> anyhow::Result<()> {
             None => missing.push(prerequisite.package),
         }
     }
+    missing.dedup();
+    install_packages(&missing)?;
+    for prerequisite in wanted {
+        if find(prerequisite.program).is_none() {
+            bail!(
+                "{} is still missing after installing {}",
+                prerequisite.program,
+                prerequisite.package
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Installs Debian packages. Fails, with the command to run, when this user may not.
+pub(crate) fn install_packages(missing: &[&str]) -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    missing.dedup();
     let by_hand = format!(
         "apt-get update && apt-get install -y --no-install-recommends {}",
         missing.join(" ")
@@ -46,18 +61,8 @@ pub(crate) fn install(wanted: &[Prerequisite]) -> anyhow::Result<()> {
     run::status(
         apt_get(&prefix)
             .args(["install", "-y", "--no-install-recommends"])
-            .args(&missing),
-    )?;
-    for prerequisite in wanted {
-        if find(prerequisite.program).is_none() {
-            bail!(
-                "{} is still missing after installing {}",
-                prerequisite.program,
-                prerequisite.package
-            );
-        }
-    }
-    Ok(())
+            .args(missing),
+    )
 }
 
 /// Daemons lie in `sbin`, which is not on every user's PATH.

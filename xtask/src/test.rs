@@ -5,6 +5,7 @@
 
 use {
     crate::{
+        cluster,
         prerequisite::{self, Prerequisite},
         run,
     },
@@ -56,6 +57,8 @@ enum Suite {
     Process,
     /// The page in headless Chromium.
     Browser,
+    /// A real Kubernetes, control plane and node, built and started by the project itself.
+    Cluster,
 }
 
 impl fmt::Display for Suite {
@@ -66,6 +69,7 @@ impl fmt::Display for Suite {
             Self::Simulation => "simulation",
             Self::Process => "process",
             Self::Browser => "browser",
+            Self::Cluster => "cluster",
         })
     }
 }
@@ -77,13 +81,24 @@ impl Suite {
                 program: "chromium",
                 package: "chromium",
             }],
-            Self::Unit | Self::Doc | Self::Simulation | Self::Process => &[],
+            // What a cluster needs is asked of its own program.
+            Self::Unit | Self::Doc | Self::Simulation | Self::Process | Self::Cluster => &[],
+        }
+    }
+
+    /// Says whether the suite runs when nobody asks for one.
+    fn is_in_default_run(self) -> bool {
+        match self {
+            Self::Unit | Self::Doc | Self::Simulation | Self::Process | Self::Browser => true,
+            // It builds a whole Kubernetes the first time.
+            Self::Cluster => false,
         }
     }
 
     /// Says which suite an integration test's file belongs to.
     fn of(package: &str, target: &str) -> Self {
         match (package, target) {
+            (cluster::PACKAGE, _) => Self::Cluster,
             (END_TO_END, "browser") => Self::Browser,
             (END_TO_END, _) | (_, "process") => Self::Process,
             (_, "simulation") => Self::Simulation,
@@ -123,7 +138,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let chosen: Vec<Suite> = Suite::value_variants()
         .iter()
         .copied()
-        .filter(|suite| only.is_empty() || only.contains(suite))
+        .filter(|suite| {
+            if only.is_empty() {
+                suite.is_in_default_run()
+            } else {
+                only.contains(suite)
+            }
+        })
         .collect();
     let mut steps = Steps {
         started: Instant::now(),
@@ -138,6 +159,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .copied()
         .collect();
     prerequisite::install(&wanted)?;
+    if chosen.contains(&Suite::Cluster) {
+        cluster::prepare()?;
+    }
 
     steps.next("building the programs and the tests");
     run::status(run::cargo().args(["build", "--workspace", "--bins", "--tests", "--examples"]))?;
@@ -155,7 +179,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             time: begun.elapsed(),
         });
     }
-    Ok(report(&finished, steps.started.elapsed()))
+    if finished.iter().any(|finished| finished.suite == Suite::Cluster) {
+        cluster::sweep()?;
+    }
+    Ok(report(&finished, only.is_empty(), steps.started.elapsed()))
 }
 
 struct Steps {
@@ -242,10 +269,10 @@ fn run_suite(
         Suite::Doc => {
             command.arg("--doc");
         }
-        Suite::Simulation | Suite::Process | Suite::Browser if targets.is_empty() => {
+        Suite::Simulation | Suite::Process | Suite::Browser | Suite::Cluster if targets.is_empty() => {
             return Ok((Counts::default(), Err("it has no test file".to_owned())));
         }
-        Suite::Simulation | Suite::Process | Suite::Browser => {}
+        Suite::Simulation | Suite::Process | Suite::Browser | Suite::Cluster => {}
     }
     for target in targets {
         command.args(["--test", target]);
@@ -325,7 +352,7 @@ fn judge(suite: Suite, counts: &mut Counts, succeeded: bool, rest: &[String]) ->
     }
 }
 
-fn report(finished: &[Finished], time: Duration) -> ExitCode {
+fn report(finished: &[Finished], is_default_run: bool, time: Duration) -> ExitCode {
     println!(
         "\n{:<12}{:>8}{:>8}{:>10}  result",
         "suite", "passed", "failed", "time"
@@ -346,6 +373,13 @@ fn report(finished: &[Finished], time: Duration) -> ExitCode {
         );
     }
     println!("in {}\n", seconds(time));
+    if is_default_run {
+        for suite in Suite::value_variants() {
+            if !suite.is_in_default_run() {
+                println!("suite {suite} is not part of the default run yet: cargo xtask test --only {suite}");
+            }
+        }
+    }
     let passed: u64 = finished.iter().map(|suite| suite.counts.passed).sum();
     let failed: u64 = finished.iter().map(|suite| suite.counts.failed).sum();
     println!("{passed} passed, {failed} failed");
@@ -430,6 +464,7 @@ mod tests {
         assert_eq!(Suite::of(END_TO_END, "faults"), Suite::Process);
         assert_eq!(Suite::of("healthscope-agent", "process"), Suite::Process);
         assert_eq!(Suite::of("healthscope-core", "simulation"), Suite::Simulation);
+        assert_eq!(Suite::of(cluster::PACKAGE, "node"), Suite::Cluster);
         assert_eq!(Suite::of("healthscope-agent", "browser"), Suite::Unit);
     }
 

@@ -63,6 +63,9 @@ enum Words {
     },
     /// Build all programs, of all versions.
     Build,
+    /// Take away what killed runs left.
+    #[command(hide = true)]
+    Sweep,
     /// Start one and hold it; what `up` runs in the background.
     #[command(hide = true)]
     Hold(Start),
@@ -184,6 +187,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
                 println!("{package}");
             }
         }
+        Words::Sweep => healthscope_e2e_cluster::sweep()?,
         Words::Build => {
             prerequisite::check(&Options::node().packages())?;
             for version in Version::ALL {
