@@ -677,7 +677,7 @@ spec:
         check(
             &scope("{workloadRefs: [{apiVersion: apps/v1, kind: Deployment, name: web}]}"),
             &[
-                "f.yaml:4:46: warning: spec.workloadRefs[0].kind: outside of Kubernetes there are no Deployments; members \
+                "f.yaml:4:45: warning: spec.workloadRefs[0].kind: outside of Kubernetes there are no Deployments; members \
                here are Components and HealthScopes",
             ],
         );
@@ -685,6 +685,15 @@ spec:
             &scope("{}"),
             &["f.yaml:4:1: warning: spec: has no members; an empty scope is Healthy"],
         );
+    }
+
+    #[test]
+    fn every_field_is_understood() {
+        let text = include_str!("../../examples/all-fields.yaml");
+        let checked = Checked::new(&[Source::new("all-fields.yaml", text)])
+            .unwrap_or_else(|errors| panic!("{errors:?}"));
+        crate::golden::check("check-all-fields.txt", &checked.tables(Terminal::plain()));
+        crate::golden::check("check-all-fields.yaml", &object::yaml(&checked.object()));
     }
 
     #[test]

@@ -167,6 +167,21 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_as_they_are_kept() {
+        for (path, recursive, file) in [
+            ("healthscope.spec", false, "explain-healthscope-spec.txt"),
+            ("component", true, "explain-component-recursive.txt"),
+            (
+                "healthscope.spec.policy.unknownPolicy",
+                false,
+                "explain-unknown-policy.txt",
+            ),
+        ] {
+            crate::golden::check(file, &explain(path, recursive).unwrap());
+        }
+    }
+
+    #[test]
     fn recursion_shows_the_whole_tree() {
         check(
             "component.spec",

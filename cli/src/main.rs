@@ -10,6 +10,8 @@ mod explain;
 mod failure;
 mod follow;
 mod get;
+#[cfg(test)]
+mod golden;
 mod object;
 mod probe;
 mod schema;

@@ -404,6 +404,50 @@ mod tests {
     }
 
     #[test]
+    fn the_example_with_all_fields_has_all_fields() {
+        fn check(path: &str, node: &Node, words: &std::collections::BTreeSet<String>) {
+            for field in &node.fields {
+                let path = format!("{path}.{}", field.name);
+                if path == "healthscope.status" {
+                    continue;
+                }
+                assert!(
+                    words.contains(&field.name),
+                    "examples/all-fields.yaml has no {path}"
+                );
+                check(&path, &field.node, words);
+            }
+        }
+        fn collect(value: &Value, words: &mut std::collections::BTreeSet<String>) {
+            match value {
+                Value::Object(fields) => {
+                    for (name, value) in fields {
+                        words.insert(name.clone());
+                        collect(value, words);
+                    }
+                }
+                Value::Array(items) => items.iter().for_each(|item| collect(item, words)),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+            }
+        }
+        let text = include_str!("../../examples/all-fields.yaml");
+        let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        for kind in kinds() {
+            let mut words = std::collections::BTreeSet::new();
+            let is_it = |document: &&Value| {
+                document["kind"]
+                    .as_str()
+                    .is_some_and(|word| word.eq_ignore_ascii_case(kind.word))
+            };
+            documents
+                .iter()
+                .filter(is_it)
+                .for_each(|document| collect(document, &mut words));
+            check(kind.word, &kind.node, &words);
+        }
+    }
+
+    #[test]
     fn text_is_broken_at_words() {
         assert_eq!(
             wrap("one two three\n\nfour", "  ", 9),

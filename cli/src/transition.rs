@@ -3,8 +3,12 @@
 use {
     crate::terminal::{Style, Terminal, visible},
     healthscope_core::view::{Change, TransitionView},
-    healthscope_shared::{name::Namespace, probe::outcome::ProbeState},
-    jiff::tz::TimeZone,
+    healthscope_shared::{
+        health::Health,
+        name::{Namespace, ScopeKey},
+        probe::outcome::ProbeState,
+    },
+    jiff::{Timestamp, tz::TimeZone},
 };
 
 /// Name columns: wide enough for most, and nothing is cut.
@@ -24,12 +28,7 @@ pub(crate) fn line(transition: &TransitionView, zone: &TimeZone, terminal: Termi
         reason,
         message,
     } = transition;
-    let time = time.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string();
-    let prefix = if *namespace == Namespace::default() {
-        String::new()
-    } else {
-        format!("{namespace}/")
-    };
+    let prefix = prefix(namespace);
     let (subject, from, to, style, note): (String, _, _, _, _) = match change {
         Change::Scope {
             from,
@@ -77,22 +76,64 @@ pub(crate) fn line(transition: &TransitionView, zone: &TimeZone, terminal: Termi
             )
         }
     };
-    let gap = |text: &str, columns: usize| " ".repeat(columns.saturating_sub(text.chars().count()));
-    let change = format!("{from} → {to}");
-    let change_gap = gap(&change, CHANGE_COLUMNS);
     let mut why = reason.as_str().to_owned();
     if !note.is_empty() {
         why = format!("{why} ({note})");
     }
     if !message.is_empty() {
-        why = format!("{why}: {}", visible(message).replace('\n', " "));
+        why = format!("{why}: {message}");
     }
-    format!(
-        "{}  {subject}{}  {from} → {}{change_gap}  {why}\n",
-        terminal.paint(Style::Faint, time),
-        gap(&subject, SUBJECT_COLUMNS),
-        terminal.paint(style, to),
+    let change_width = from.chars().count() + " → ".chars().count() + to.chars().count();
+    let change = format!("{from} → {}", terminal.paint(style, to));
+    columns(*time, zone, &subject, (&change, change_width), &why, terminal)
+}
+
+/// Writes that a scope is as ill as before, for another reason.
+pub(crate) fn still(
+    scope: &ScopeKey,
+    health: Health,
+    cause: &str,
+    at: Timestamp,
+    zone: &TimeZone,
+    terminal: Terminal,
+) -> String {
+    let ScopeKey { namespace, name } = scope;
+    let subject = format!("scope {}{name}", prefix(namespace));
+    let width = "still ".len() + health.as_str().len();
+    let change = format!("still {}", terminal.health(health));
+    columns(
+        at,
+        zone,
+        &subject,
+        (&change, width),
+        &format!("root cause is {cause}"),
+        terminal,
     )
+}
+
+/// A line: time, who, what (with its width on screen), why.
+fn columns(
+    time: Timestamp,
+    zone: &TimeZone,
+    subject: &str,
+    (change, change_width): (&str, usize),
+    why: &str,
+    terminal: Terminal,
+) -> String {
+    let time = time.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string();
+    let subject_gap = " ".repeat(SUBJECT_COLUMNS.saturating_sub(subject.chars().count()));
+    let change_gap = " ".repeat(CHANGE_COLUMNS.saturating_sub(change_width));
+    let why = visible(why).replace('\n', " ");
+    let time = terminal.paint(Style::Faint, time);
+    format!("{time}  {subject}{subject_gap}  {change}{change_gap}  {why}\n")
+}
+
+fn prefix(namespace: &Namespace) -> String {
+    if *namespace == Namespace::default() {
+        String::new()
+    } else {
+        format!("{namespace}/")
+    }
 }
 
 #[cfg(test)]

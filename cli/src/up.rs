@@ -116,6 +116,7 @@ async fn up(path: Option<&Path>, listen: SocketAddr, terminal: Terminal) -> Resu
         snapshots: aggregator.snapshots(),
         declared,
         path: path.map(Path::to_owned),
+        shown: Arc::default(),
         last: 0,
     };
     let url = aggregator.page_url();
@@ -225,6 +226,8 @@ struct Screen {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     declared: watch::Receiver<Loaded<Declared>>,
     path: Option<std::path::PathBuf>,
+    /// What was printed last.
+    shown: Arc<Snapshot>,
     /// The latest transition that was printed.
     last: u64,
 }
@@ -279,14 +282,16 @@ impl Screen {
         drop(timeout_at(deadline, self.snapshots.wait_for(is_known)).await);
         let snapshot = self.snapshots.borrow_and_update().clone();
         self.last = snapshot.last_transition;
+        self.shown = snapshot.clone();
         self.terminal.print(&screen::table(&snapshot, self.terminal))?;
         Ok(())
     }
 
     fn transitions(&mut self) -> Result<(), Failure> {
         let snapshot = self.snapshots.borrow_and_update().clone();
-        let text = screen::transitions(&snapshot, self.last, &self.zone, self.terminal);
+        let text = screen::transitions(&self.shown, &snapshot, self.last, &self.zone, self.terminal);
         self.last = self.last.max(snapshot.last_transition);
+        self.shown = snapshot;
         if !text.is_empty() {
             self.terminal.print(&text)?;
         }

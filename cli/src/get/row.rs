@@ -318,3 +318,66 @@ pub(crate) fn agent(view: &AgentView) -> Row {
         object: object(view),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        crate::{
+            golden::{self, recorded, recorded_items},
+            terminal::Terminal,
+        },
+    };
+
+    #[track_caller]
+    fn check(kind: Type, wide: bool, rows: &[Row], file: &str) {
+        let layout = Layout {
+            kind,
+            namespaces: wide,
+            wide,
+            prefix: false,
+        };
+        golden::check(
+            file,
+            &table(layout, rows, golden::now()).render(Terminal::plain()),
+        );
+    }
+
+    #[test]
+    fn tables_of_scopes() {
+        let rows = ["scope-payments.json", "scope-shop.json"].map(|file| scope(&recorded(file), None));
+        check(Type::Scopes, false, &rows, "get-scopes.txt");
+        check(Type::Scopes, true, &rows, "get-scopes-wide.txt");
+    }
+
+    #[test]
+    fn tables_of_components() {
+        let rows: Vec<Row> = recorded_items("components.json").iter().map(component).collect();
+        check(Type::Components, false, &rows, "get-components.txt");
+        check(Type::Components, true, &rows, "get-components-wide.txt");
+    }
+
+    #[test]
+    fn tables_of_probes() {
+        let rows: Vec<Row> = recorded_items("probes.json").iter().map(probe).collect();
+        check(Type::Probes, false, &rows, "get-probes.txt");
+        check(Type::Probes, true, &rows, "get-probes-wide.txt");
+    }
+
+    #[test]
+    fn tables_of_agents() {
+        let rows: Vec<Row> = recorded_items("agents.json").iter().map(agent).collect();
+        check(Type::Agents, false, &rows, "get-agents.txt");
+        check(Type::Agents, true, &rows, "get-agents-wide.txt");
+    }
+
+    #[test]
+    fn a_row_that_only_grew_older_looks_the_same() {
+        let view: ScopeView = recorded("scope-shop.json");
+        let mut other = view.clone();
+        other.message = "not in the table".into();
+        assert!(scope(&view, None).looks_like(&scope(&other, None), true));
+        other.available = "2/7".into();
+        assert!(!scope(&view, None).looks_like(&scope(&other, None), false));
+    }
+}

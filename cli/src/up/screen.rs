@@ -7,7 +7,10 @@ use {
         transition,
     },
     healthscope_aggregator::declared::Declared,
-    healthscope_core::snapshot::{ScopeEntry, Snapshot},
+    healthscope_core::{
+        snapshot::{ScopeEntry, Snapshot},
+        view::Change,
+    },
     healthscope_service::{build, config_files::Loaded},
     healthscope_shared::{name::Namespace, one_line},
     jiff::tz::TimeZone,
@@ -136,14 +139,43 @@ pub(super) fn table(snapshot: &Snapshot, terminal: Terminal) -> String {
     text
 }
 
-/// The changes after the one with the id `last`, a line each.
-pub(super) fn transitions(snapshot: &Snapshot, last: u64, zone: &TimeZone, terminal: Terminal) -> String {
-    snapshot
+/// What happened between two snapshots, a line each: the changes after the one with the id `last`, and scopes that are as
+/// ill as before for another reason (the check of a dependency may come a moment after those that depend on it).
+pub(super) fn transitions(
+    before: &Snapshot,
+    now: &Snapshot,
+    last: u64,
+    zone: &TimeZone,
+    terminal: Terminal,
+) -> String {
+    let new: Vec<_> = now
         .transitions
         .iter()
         .filter(|transition| transition.id > last)
+        .collect();
+    let mut text: String = new
+        .iter()
         .map(|transition| transition::line(transition, zone, terminal))
-        .collect()
+        .collect();
+    for (key, entry) in now.scopes.iter() {
+        let view = &entry.view;
+        let old = before.scopes.get(key).map(|entry| &entry.view);
+        let is_told = new.iter().any(|transition| {
+            matches!(transition.change, Change::Scope { .. })
+                && transition.name == key.name
+                && transition.namespace == key.namespace
+        });
+        let is_other = old.is_some_and(|old| {
+            old.health == view.health && old.root_causes.first() != view.root_causes.first()
+        });
+        if let (Some(cause), Some(at)) = (&view.root_cause, now.at)
+            && is_other
+            && !is_told
+        {
+            text.push_str(&transition::still(key, view.health, cause, at, zone, terminal));
+        }
+    }
+    text
 }
 
 /// What there is to say about the files.

@@ -289,3 +289,77 @@ pub(crate) fn nested_key(member: &MemberView) -> Option<ScopeKey> {
         name: component.name.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        crate::golden::{self, recorded},
+    };
+
+    fn payments() -> ScopeView {
+        recorded("scope-payments.json")
+    }
+
+    fn render_plain(scope: &ScopeView) -> String {
+        let inner = payments();
+        let key = ScopeKey {
+            namespace: inner.namespace.clone(),
+            name: inner.name.clone(),
+        };
+        render(
+            scope,
+            &Scopes::from([(key, inner)]),
+            golden::now(),
+            Terminal::plain(),
+        )
+    }
+
+    #[test]
+    fn the_tree_leads_to_the_failing_check() {
+        golden::check("why-shop.txt", &render_plain(&recorded("scope-shop.json")));
+    }
+
+    #[test]
+    fn a_healthy_scope_is_one_line() {
+        let mut scope: ScopeView = recorded("scope-payments.json");
+        scope.health = Health::Healthy;
+        scope.available = "1/1".into();
+        scope.root_cause = None;
+        assert_eq!(
+            render_plain(&scope),
+            "payments is Healthy for 4m19s: 1/1 components available\n"
+        );
+    }
+
+    #[test]
+    fn what_bears_on_the_verdict_is_said() {
+        let mut scope: ScopeView = recorded("scope-payments.json");
+        scope.flapping = true;
+        scope.stalled = vec!["spec.policy.minAvailable: 101 is not a percentage".into()];
+        scope.notes = vec!["no component is called cart".into()];
+        scope.recovering = Some(healthscope_core::view::RecoveringView {
+            health: Health::Healthy,
+            at: "2026-01-02T05:00:07Z".parse().unwrap(),
+        });
+        golden::check("why-payments.txt", &render_plain(&scope));
+    }
+
+    #[test]
+    fn scopes_that_contain_each_other_end() {
+        let shop: ScopeView = recorded("scope-shop.json");
+        let mut inner = payments();
+        inner.components = shop.components.clone();
+        let key = ScopeKey {
+            namespace: inner.namespace.clone(),
+            name: inner.name.clone(),
+        };
+        let text = render(
+            &shop,
+            &Scopes::from([(key, inner)]),
+            golden::now(),
+            Terminal::plain(),
+        );
+        assert!(text.lines().count() < 200, "{text}");
+    }
+}
