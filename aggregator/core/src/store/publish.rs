@@ -30,6 +30,14 @@ impl Store {
             || !self.dirty_scopes.is_empty()
             || !self.removed.is_empty()
             || self.log.is_waiting()
+            || self.is_miscounted()
+    }
+
+    /// Whether agents came or went without changing anything else; readers see their number.
+    fn is_miscounted(&self) -> bool {
+        let totals = &self.snapshot.totals;
+        let (known, connected) = (self.fleet.len(), self.fleet.connected());
+        (totals.agents_connected, totals.agents_absent) != (count(connected), count(known - connected))
     }
 
     /// The picture of the last publication.
@@ -86,7 +94,6 @@ impl Store {
     /// Everything in numbers, as it is now.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let mut scopes = v1beta1::Summary::default();
         for scope in &self.scopes {
             if let Some(entry) = &scope.entry {
@@ -261,4 +268,8 @@ impl Scope {
         };
         Some(Verdict::new(view.health, reason, message))
     }
+}
+
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
