@@ -49,6 +49,7 @@ use {
 mod agents;
 mod components;
 mod machines;
+mod openapi;
 mod runs;
 mod scopes;
 mod status;
@@ -137,6 +138,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/livez", get(machines::live))
         .route("/readyz", get(machines::ready))
         .route("/healthz", get(machines::ready))
+        .route("/openapi.json", get(openapi::get))
         .route("/{scope}", get(text::rudr))
         .with_state(api)
 }

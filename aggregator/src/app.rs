@@ -7,7 +7,7 @@
 use {
     crate::{
         api::{self, Api},
-        bus::{FEED, Feed, StoreSender},
+        bus::{Feed, StoreSender},
         clock,
         config::{Config, ConfigError, Limits, Timing},
         dashboard::{self, Dashboard},
@@ -162,7 +162,7 @@ impl App {
         let sessions = Sessions::new(limits.agents);
         let access = Arc::new(Access::new(token));
         let (store, inbox) = StoreSender::channel();
-        let (deltas, _) = broadcast::channel(FEED);
+        let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {
             snapshot,
             deltas: deltas.clone(),
@@ -224,7 +224,7 @@ impl App {
         let server = Arc::new(Server {
             site,
             acceptor: tls.map(TlsAcceptor::from),
-            places: Places::new(&limits),
+            places: Places::new(&limits, metrics.connections.open.clone()),
             timing: timing.clone(),
             metrics: metrics.connections.clone(),
             tasks: tasks.clone(),

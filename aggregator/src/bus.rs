@@ -16,9 +16,6 @@ use {
 /// A few batches of the store's.
 pub(crate) const STORE_QUEUE: usize = 4_096;
 
-/// Publications that a reader of the feed may lag behind; one who lags more gets the newest snapshot instead.
-pub(crate) const FEED: usize = 256;
-
 /// What the store's task is told.
 pub(crate) enum ToStore {
     /// Something for the store itself.

@@ -99,6 +99,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Streams of events open at once; the next ones are told to come back later.
     pub streams: usize,
+    /// Publications that a stream may lag behind before it gets a fresh picture instead: some seconds of the busiest.
+    pub stream_lag: usize,
     /// Runs of probes that were asked for and not answered yet.
     pub pending_runs: usize,
     /// What one agent may announce and send.
@@ -114,6 +116,7 @@ impl Default for Limits {
             connections: 4_096,
             connections_per_address: 256,
             streams: 512,
+            stream_lag: 256,
             pending_runs: 256,
             session: peer::Limits::default(),
             store: event::Limits::default(),

@@ -226,7 +226,7 @@ mod tests {
         check(
             "apiVersion: core.oam.dev/v9\nkind: HealthScope\nmetadata: {name: a}\n",
             &[
-                "shop.yaml:1:1: apiVersion: a \"HealthScope\" of \"core.oam.dev/v9\" is not known here; write \
+                "shop.yaml:1:1: apiVersion: a HealthScope of \"core.oam.dev/v9\" is not known here; write \
                core.oam.dev/v1beta1",
             ],
         );

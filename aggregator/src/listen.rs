@@ -13,6 +13,7 @@ use {
     healthscope_service::tasks::Tasks,
     hyper::{Request, body::Incoming, server::conn::http1, service::service_fn},
     hyper_util::rt::{TokioIo, TokioTimer},
+    prometheus::IntGauge,
     socket2::{Domain, Protocol, SockRef, Socket, Type},
     std::{
         collections::HashMap,
@@ -237,6 +238,7 @@ pub(crate) struct Places {
     per_address: usize,
     taken: Mutex<Taken>,
     freed: Notify,
+    gauge: IntGauge,
 }
 
 #[derive(Default)]
@@ -253,18 +255,14 @@ pub(crate) struct Place {
 }
 
 impl Places {
-    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits, gauge: IntGauge) -> Arc<Self> {
         Arc::new(Self {
+            gauge,
             total: limits.connections,
             per_address: limits.connections_per_address,
             taken: Mutex::default(),
             freed: Notify::new(),
         })
-    }
-
-    /// How many are taken.
-    pub(crate) fn taken(&self) -> usize {
-        self.lock().total
     }
 
     /// Waits until a place is free. Cancel-safe.
@@ -292,6 +290,7 @@ impl Places {
         }
         taken.total += 1;
         drop(taken);
+        self.gauge.inc();
         Some(Place {
             places: self.clone(),
             address: counted,
@@ -317,6 +316,7 @@ impl Drop for Place {
             }
         }
         drop(taken);
+        self.places.gauge.dec();
         self.places.freed.notify_one();
     }
 }
@@ -326,11 +326,12 @@ mod tests {
     use super::*;
 
     fn places(total: usize, per_address: usize) -> Arc<Places> {
-        Places::new(&Limits {
+        let limits = Limits {
             connections: total,
             connections_per_address: per_address,
             ..Limits::default()
-        })
+        };
+        Places::new(&limits, IntGauge::new("open", "Open ones.").unwrap())
     }
 
     #[test]
@@ -365,7 +366,7 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(place);
         waiting.await.unwrap();
-        assert_eq!(places.taken(), 0);
+        assert_eq!(places.lock().total, 0);
     }
 
     #[test]

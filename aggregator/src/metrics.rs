@@ -63,6 +63,7 @@ impl Metrics {
 /// The accept loop.
 #[derive(Clone)]
 pub(crate) struct ConnectionMetrics {
+    pub(crate) open: IntGauge,
     pub(crate) accepted: IntCounter,
     pub(crate) accept_errors: IntCounter,
     pub(crate) over_limit: IntCounter,
@@ -72,6 +73,10 @@ pub(crate) struct ConnectionMetrics {
 impl ConnectionMetrics {
     fn new(maker: &Maker<'_>) -> Self {
         Self {
+            open: maker.gauge(
+                "connections",
+                "Connections that are open, those of agents with a session not among them.",
+            ),
             accepted: maker.counter("connections_accepted_total", "Connections accepted."),
             accept_errors: maker.counter(
                 "connections_accept_errors_total",

@@ -185,11 +185,8 @@ pub(crate) struct ListedProbe {
     agent: AgentName,
     /// The probe.
     #[serde(flatten)]
-    probe: ListedProbeView,
+    probe: ProbeView,
 }
-
-/// The probe as everywhere, but its type is called `probeType` beside the component's kind.
-type ListedProbeView = ProbeView;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

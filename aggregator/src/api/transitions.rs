@@ -56,7 +56,10 @@ pub(super) struct Wanted {
     limit: Option<usize>,
 }
 
-pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Params(wanted): Params<Wanted>,
+) -> Result<Response, Problem> {
     let Wanted {
         after,
         namespace,
@@ -69,8 +72,9 @@ pub(super) async fn list(State(api): State<Api>, Params(wanted): Params<Wanted>)
     if level == Some(Level::Probe) {
         // Not in the snapshot, which every reader shares: only the store keeps them.
         let from = after.unwrap_or(0);
-        let (newest, transitions) =
-            api.ask(move |store| (store.snapshot(), store.transitions_after(from))).await?;
+        let (newest, transitions) = api
+            .ask(move |store| (store.snapshot(), store.transitions_after(from)))
+            .await?;
         snapshot = newest;
         kept = transitions.into();
     }

@@ -192,6 +192,13 @@ fn is_named(scope: &ScopeView, words: &str) -> bool {
     has_words(&format!("{}/{}", scope.namespace, scope.name), words)
 }
 
+/// What is to be said of one scope: the fact, and its cause.
+pub(super) fn sentence(scope: &ScopeView) -> (String, String) {
+    let cause = scope.root_cause.as_ref().unwrap_or(&scope.message);
+    let fact = format!("{} is {}", scope.name, scope.health.as_str().to_lowercase());
+    (fact, cause.clone())
+}
+
 /// The sentence that an on-call reads first.
 struct Verdict {
     title: String,
@@ -225,25 +232,20 @@ impl Verdict {
                 };
                 (title, String::new())
             }
-            (_, [only]) => {
-                let scope = &only.view;
-                let cause = scope.root_cause.clone().unwrap_or_else(|| scope.message.clone());
-                (
-                    format!("{} is {}", scope.name, scope.health.as_str().to_lowercase()),
-                    cause,
-                )
-            }
+            (_, [only]) => sentence(&only.view),
             (_, several) => {
-                let alarming = several.iter().filter(|entry| entry.view.alarming).count();
-                let title = match alarming {
-                    0 => format!("{} of {total} scopes are not healthy", several.len()),
-                    1 => format!("1 of {total} scopes is not available"),
-                    _ => format!("{alarming} of {total} scopes are not available"),
-                };
-                (
-                    title,
-                    format!("{} healthy", count(healthy, "scope is", "scopes are")),
-                )
+                let alarming: Vec<_> = several.iter().filter(|entry| entry.view.alarming).collect();
+                match &alarming[..] {
+                    [] => (
+                        format!("{} of {total} scopes are not healthy", several.len()),
+                        String::new(),
+                    ),
+                    [only] => sentence(&only.view),
+                    _ => (
+                        format!("{} of {total} scopes are not available", alarming.len()),
+                        format!("{} healthy", count(healthy, "scope is", "scopes are")),
+                    ),
+                }
             }
         };
         Self {
@@ -273,7 +275,7 @@ impl Verdict {
                 (parts::shape(*health))
                 div {
                     h1 { (title) }
-                    @if !detail.is_empty() { p class="detail" { (parts::visible(detail)) } }
+                    @if !detail.is_empty() { p class="detail" { (parts::root_cause(detail)) } }
                     p class="muted" {
                         (count(totals.components.total, "component", "components")) " · "
                         (count(totals.probes, "probe", "probes")) " · "
@@ -377,7 +379,7 @@ fn card(scope: &ScopeView, words: &str, now: Timestamp) -> Markup {
 /// The components that the card shows, worst first, and how many it leaves out.
 fn members<'a>(scope: &'a ScopeView, words: &str) -> (Vec<&'a MemberView>, usize) {
     let is_searched = !words.is_empty() && !is_named(scope, words);
-    let found: Vec<_> = scope
+    let mut found: Vec<_> = scope
         .components
         .iter()
         .filter(|member| {
@@ -392,6 +394,7 @@ fn members<'a>(scope: &'a ScopeView, words: &str) -> (Vec<&'a MemberView>, usize
         })
         .collect();
     let total = scope.components.len();
+    rows::causes_first(&mut found);
     let shown: Vec<_> = found.into_iter().take(ROWS).collect();
     let hidden = total - shown.len();
     (shown, hidden)
@@ -444,7 +447,7 @@ pub(super) fn cause(scope: &ScopeView) -> Markup {
         @if let Some(root) = &scope.root_cause {
             div class="cause-box" {
                 p class="label" { "Root cause" }
-                p class="root" { (parts::visible(root)) }
+                p class="root" { (parts::root_cause(root)) }
                 @if !others.is_empty() { p class="muted" { "also " (others.join(", ")) } }
             }
         } @else if !scope.message.is_empty() {

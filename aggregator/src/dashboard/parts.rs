@@ -134,6 +134,16 @@ fn must_be_shown(c: char) -> bool {
     c.is_control() && !is_layout || is_hidden
 }
 
+/// A root cause, `db: readiness tcp ...`, with the names set off from the reason.
+pub(super) fn root_cause(text: &str) -> Markup {
+    html! {
+        @match text.split_once(": ") {
+            Some((name, why)) if !name.contains(' ') => { b { (name) } " " (visible(why)) },
+            Some(_) | None => { (visible(text)) },
+        }
+    }
+}
+
 /// What a check printed, at most so many bytes of it.
 pub(super) fn output(text: &str, max_bytes: usize) -> Markup {
     html! {

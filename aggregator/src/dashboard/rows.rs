@@ -6,7 +6,7 @@ use {
     healthscope_shared::health::Health,
     jiff::Timestamp,
     maud::{Markup, html},
-    std::sync::Arc,
+    std::{cmp::Reverse, sync::Arc},
 };
 
 /// How much a table says about each component.
@@ -38,6 +38,11 @@ impl<'a> Row<'a> {
             member: None,
         }
     }
+}
+
+/// Puts what nothing else explains before its consequences, within one health.
+pub(super) fn causes_first(members: &mut [&MemberView]) {
+    members.sort_by_key(|member| (Reverse(member.component.health), member.caused_by.is_some()));
 }
 
 /// A table of components.
@@ -121,6 +126,7 @@ fn failures(
     now: Timestamp,
 ) -> Markup {
     let label = match failing {
+        [only] if *only.probe.probe == *only.probe.kind.as_str() => format!("{} probe", only.probe.kind),
         [only] => format!("{} probe {}", only.probe.kind, only.probe.probe),
         several => format!("{} probes", several.len()),
     };
@@ -200,7 +206,10 @@ fn change(transition: &TransitionView, now: Timestamp) -> Markup {
                 p {
                     span class=(to.map_or("health unknown", health_class)) { (parts::shape(to.unwrap_or(Health::Unknown))) }
                     " "
-                    a href=(parts::component_path(namespace, kind, name)) { (parts::component_name(kind, name)) }
+                    a href=(parts::component_path(namespace, kind, name)) {
+                        @if is_scope { (name) } @else { (parts::component_name(kind, name)) }
+                    }
+                    @if is_scope { " " span class="tag" { "scope" } }
                     @if is_quiet { " " span class="tag" { "maintenance" } }
                 }
                 p class="muted" { (from) " → " b { (word) } }

@@ -94,12 +94,11 @@ pub(super) async fn get(
 }
 
 fn spoken(scope: &ScopeView) -> String {
-    let cause = scope.root_cause.as_deref().unwrap_or(&scope.message);
-    let word = scope.health.as_str().to_lowercase();
+    let (fact, cause) = overview::sentence(scope);
     if cause.is_empty() {
-        format!("{} is {word}", scope.name)
+        fact
     } else {
-        format!("{} is {word}: {cause}", scope.name)
+        format!("{fact}: {cause}")
     }
 }
 
@@ -130,7 +129,7 @@ fn policy(policy: &PolicyView) -> String {
 }
 
 fn components(scope: &ScopeView, wanted: &Wanted, path: &str, now: Timestamp) -> Markup {
-    let found: Vec<&MemberView> = scope
+    let mut found: Vec<&MemberView> = scope
         .components
         .iter()
         .filter(|member| !wanted.problems_only || member.component.health != Health::Healthy)
@@ -145,6 +144,7 @@ fn components(scope: &ScopeView, wanted: &Wanted, path: &str, now: Timestamp) ->
             }
         })
         .collect();
+    rows::causes_first(&mut found);
     let last = found.len().div_ceil(PAGE).max(1);
     let start = (wanted.number.min(last) - 1) * PAGE;
     let shown = found.iter().skip(start).take(PAGE);

@@ -20,7 +20,7 @@ use {
         WebSocketStream,
         tungstenite::{
             Error, Message,
-            error::CapacityError,
+            error::{CapacityError, ProtocolError},
             protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
         },
     },
@@ -99,6 +99,8 @@ impl Socket {
                 Incoming::Message(message)
             }
             Some(Err(Error::Capacity(CapacityError::MessageTooLong { .. }))) => Incoming::TooBig,
+            // The peer is gone, in the middle of something or not.
+            Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => Incoming::Over,
             Some(Err(error @ (Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_)))) => {
                 Incoming::Malformed(error.to_string())
             }

@@ -1,0 +1,12 @@
+//! A real aggregator on loopback, asked and annoyed over real sockets.
+
+mod agents;
+mod api;
+mod handshake;
+mod metrics;
+mod page;
+mod process;
+mod security;
+mod stream;
+mod support;
+mod text;
