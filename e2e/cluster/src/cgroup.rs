@@ -11,7 +11,10 @@ use {
 
 /// Makes the cgroup in each hierarchy of the machine.
 pub(crate) fn create(name: &str) -> anyhow::Result<()> {
-    for hierarchy in hierarchies()? {
+    for hierarchy in hierarchies()?
+        .into_iter()
+        .filter(|hierarchy| hierarchy.has_controllers)
+    {
         let folder = hierarchy.path.join(name);
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         if hierarchy.is_unified {
@@ -22,7 +25,7 @@ pub(crate) fn create(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the cgroup and all below it, as soon as the processes in it are gone.
+/// Removes the cgroup and all below it, as soon as the processes in it are gone; also where only runc made it.
 pub(crate) fn remove(name: &str) -> anyhow::Result<()> {
     for hierarchy in hierarchies()? {
         let folder = hierarchy.path.join(name);
@@ -36,8 +39,10 @@ pub(crate) fn remove(name: &str) -> anyhow::Result<()> {
 
 struct Hierarchy {
     path: PathBuf,
-    /// The machine has version 2 alone, with all controllers in one tree.
+    /// Version 2, which has one tree for all controllers.
     is_unified: bool,
+    /// A machine with both versions has the controllers in version 1, and only names processes in version 2.
+    has_controllers: bool,
 }
 
 fn hierarchies() -> anyhow::Result<Vec<Hierarchy>> {
@@ -57,13 +62,19 @@ fn hierarchies_in(mounts: &str) -> Vec<Hierarchy> {
             .collect()
     };
     let version1 = of_kind("cgroup");
-    // A machine with both has the controllers in version 1, and runc uses that.
-    let is_unified = version1.is_empty();
-    let paths = if is_unified { of_kind("cgroup2") } else { version1 };
-    paths
-        .into_iter()
-        .map(|path| Hierarchy { path, is_unified })
-        .collect()
+    let version2 = of_kind("cgroup2");
+    let is_alone = version1.is_empty();
+    let version1 = version1.into_iter().map(|path| Hierarchy {
+        path,
+        is_unified: false,
+        has_controllers: true,
+    });
+    let version2 = version2.into_iter().map(|path| Hierarchy {
+        path,
+        is_unified: true,
+        has_controllers: is_alone,
+    });
+    version1.chain(version2).collect()
 }
 
 /// Gives every controller on to the cgroups below.
@@ -98,24 +109,34 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn check(mounts: &str, paths: &[&str], is_unified: bool) {
-        let found = hierarchies_in(mounts);
-        let found_paths: Vec<&Path> = found.iter().map(|hierarchy| hierarchy.path.as_path()).collect();
-        let expected: Vec<&Path> = paths.iter().map(Path::new).collect();
-        assert_eq!(found_paths, expected);
-        assert!(found.iter().all(|hierarchy| hierarchy.is_unified == is_unified));
+    fn check(mounts: &str, expected: &[(&str, bool, bool)]) {
+        let found: Vec<(PathBuf, bool, bool)> = hierarchies_in(mounts)
+            .into_iter()
+            .map(|hierarchy| (hierarchy.path, hierarchy.is_unified, hierarchy.has_controllers))
+            .collect();
+        let expected: Vec<(PathBuf, bool, bool)> = expected
+            .iter()
+            .map(|(path, is_unified, has_controllers)| (PathBuf::from(path), *is_unified, *has_controllers))
+            .collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
     fn controllers_are_found_in_either_version() {
-        check("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0", &["/sys/fs/cgroup"], true);
+        check(
+            "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0",
+            &[("/sys/fs/cgroup", true, true)],
+        );
         check(
             "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n\
              cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-             cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
-             cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0",
-            &["/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory"],
-            false,
+             cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0",
+            &[
+                ("/sys/fs/cgroup/cpu", false, true),
+                ("/sys/fs/cgroup/memory", false, true),
+                ("/sys/fs/cgroup/unified", true, false),
+            ],
         );
     }
 

@@ -137,8 +137,6 @@ fn a_service_is_found_by_name_and_answers() {
                     "--",
                     "wget",
                     "-q",
-                    "-T",
-                    "2",
                     "-O",
                     "-",
                     "http://web.services.svc.cluster.local",
