@@ -254,11 +254,13 @@ impl Engine {
         let mut alarm = Alarm::new();
         loop {
             self.schedule.poll(now(), &mut starts);
+            // Before the runs set their own timers.
+            alarm.started(starts.len());
             for start in starts.drain(..) {
                 self.start(start);
             }
             self.count();
-            alarm.set(self.schedule.next_two_due());
+            alarm.set(self.schedule.next_due());
             // Every branch is cancel-safe: each waits without taking anything before it is chosen.
             tokio::select! {
                 biased;

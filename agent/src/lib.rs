@@ -14,3 +14,5 @@ pub mod monitor;
 pub mod prober;
 pub mod schedule;
 pub mod uplink;
+
+mod watch;

@@ -23,7 +23,6 @@ mod exec;
 mod grpc;
 mod http;
 mod tls;
-mod watch;
 
 use connect::Resolver;
 
@@ -108,6 +107,9 @@ impl Probers {
 /// Every report names the probe's target; a message that begins with the very same address need not say it again. An
 /// address that a name or a redirect led to stays.
 fn without_target(message: String, handler: &Handler) -> String {
+    if message.is_empty() {
+        return message;
+    }
     let target = match handler {
         Handler::Exec(_) => return message,
         Handler::HttpGet(http) => Authority(&http.host, http.port),

@@ -320,16 +320,9 @@ impl Schedule {
     /// When to poll next, if nothing finishes or changes before.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
-        self.next_two_due()[0]
-    }
-
-    /// The same, and when to poll after that.
-    #[must_use]
-    pub fn next_two_due(&self) -> [Option<Instant>; 2] {
-        let mut times = self.due.iter().map(|&(due, _)| due);
-        let first = times.next();
-        let second = first.and_then(|first| times.find(|&due| due > first));
-        [first, second].map(|due| Some(self.origin + Duration::from_nanos(due?)))
+        self.due
+            .first()
+            .map(|&(due, _)| self.origin + Duration::from_nanos(due))
     }
 
     /// Ticks dropped so far.

@@ -8,7 +8,8 @@
 //! runtime first: a TCP check of a local port is five system calls and no wake-up.
 
 use {
-    super::{Deadline, Found, Probers, watch::watch},
+    super::{Deadline, Found, Probers},
+    crate::watch::watch,
     healthscope_shared::{
         health::Reason,
         probe::{Authority, TcpSocketAction},

@@ -13,7 +13,8 @@
 //! awaited by pidfd, so a check costs little more than the process itself; `docs/performance.md` has the figures.
 
 use {
-    super::{Deadline, Found, MAX_READ_BYTES, is_shortage, plain, watch::watch},
+    super::{Deadline, Found, MAX_READ_BYTES, is_shortage, plain},
+    crate::watch::watch,
     healthscope_shared::{health::Reason, one_line, probe::ExecAction},
     rustix::{
         event::{PollFd, PollFlags, Timespec},

@@ -12,8 +12,8 @@ use {
     super::{
         Deadline, Found, Probers,
         connect::{Connecting, connect_failed},
-        watch::watch,
     },
+    crate::watch::watch,
     healthscope_shared::{
         health::Reason,
         probe::{HttpGetAction, Scheme},

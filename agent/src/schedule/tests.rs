@@ -244,18 +244,6 @@ fn a_paused_probe_starts_at_the_next_slot_when_resumed() {
 }
 
 #[test]
-fn the_next_two_due_times_are_different_ones() {
-    let mut world = World::new(Limits::default());
-    assert_eq!(world.schedule.next_two_due(), [None, None]);
-    world.add(timing(SECOND, 100_000_000));
-    world.add(timing(SECOND, 100_000_000));
-    let at = |time: u64| Some(world.origin + millis(time));
-    assert_eq!(world.schedule.next_two_due(), [at(100), None]);
-    world.schedule.add(timing(SECOND, 300_000_000), false, world.now);
-    assert_eq!(world.schedule.next_two_due(), [at(100), at(300)]);
-}
-
-#[test]
 fn a_run_out_of_turn_comes_next_and_leaves_the_grid_alone() {
     let mut world = World::new(Limits::default());
     let key = world.add(timing(SECOND, 500_000_000));

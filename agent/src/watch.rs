@@ -13,6 +13,6 @@ use {
     deprecated,
     reason = "its successor is unsafe; its soundness gap does not concern OwnedFd"
 )]
-pub(super) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, interest)
 }
