@@ -21,7 +21,7 @@ use {
     healthscope_service::config_files::{self, Problem},
     healthscope_shared::{
         config::{self, Component, ComponentObject},
-        document::{Document, Source},
+        document::{self, Document, DocumentError, Source},
         name::{ComponentKey, Namespace, ScopeKey},
         probe::{
             Handler, ProbeSpec,
@@ -91,7 +91,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Vec<String>> {
 
 fn standard_input() -> Result<Source, Problem> {
     const NAME: &str = "standard input";
-    let limit = healthscope_shared::document::MAX_FILE_BYTES as u64 + 1;
+    let limit = document::MAX_FILE_BYTES as u64 + 1;
     let mut bytes = Vec::new();
     std::io::stdin()
         .lock()
@@ -127,10 +127,25 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(sources: &[Source]) -> Result<Self, Vec<healthscope_shared::document::DocumentError>> {
+    fn new(sources: &[Source]) -> Result<Self, Vec<DocumentError>> {
         let declared = declared::read(sources)?;
-        // A second reading for the places; what could be wrong was found by the first.
-        let documents = config::read(sources)?;
+        // Split again for the places alone; what could be wrong was found by the reading.
+        let mut components = Vec::new();
+        let mut scopes = Vec::new();
+        for document in sources
+            .iter()
+            .map(document::split)
+            .collect::<Result<Vec<_>, _>>()?
+            .concat()
+        {
+            let is_component = document.type_meta.kind == config::COMPONENT_KIND;
+            if is_component {
+                &mut components
+            } else {
+                &mut scopes
+            }
+            .push(document);
+        }
         let mut warnings = Warnings::default();
         let known: BTreeSet<ComponentKey> = declared
             .components
@@ -143,7 +158,7 @@ impl Checked {
                     .map(|scope| scope_component(&scope.effective.key)),
             )
             .collect();
-        for (scope, document) in declared.scopes.iter().zip(&documents.others) {
+        for (scope, document) in declared.scopes.iter().zip(&scopes) {
             warnings.about_scope(scope, document, &declared, &known);
         }
         let in_scopes: BTreeSet<ComponentKey> = declared
@@ -152,7 +167,7 @@ impl Checked {
             .flat_map(|scope| members(scope, &declared))
             .map(|member| member.key)
             .collect();
-        for (component, document) in &documents.components {
+        for (component, document) in declared.components.iter().zip(&components) {
             warnings.about_component(component, document, &known);
             if !declared.scopes.is_empty() && !in_scopes.contains(&component.key()) {
                 warnings.add(
@@ -572,6 +587,10 @@ impl Warnings {
                 let message = format!("depends on {written}, which these files do not declare");
                 self.add(document, "metadata.annotations", &message);
             }
+        }
+        // Read once more only where there can be something to find.
+        if !document.text().contains("ports") {
+            return;
         }
         let Ok(object) = document.parse::<ComponentObject>() else {
             return;

@@ -51,6 +51,8 @@ const AGGREGATOR_END: Duration = Duration::from_millis(1_200);
 const FIRST_VERDICTS: Duration = Duration::from_secs(3);
 /// Descriptors for the most runs of checks at once, and for clients of the page.
 const DESCRIPTORS: u64 = 4_096;
+/// The store's task logs what is wrong with the files, which is printed here.
+const LOG_FILTER: &str = "warn,healthscope_aggregator::store_actor=off";
 /// Threads for both programs: neither computes much.
 const THREADS: usize = 2;
 
@@ -321,10 +323,10 @@ fn complain(text: &str) {
     eprint!("{text}");
 }
 
-/// Only what needs somebody; transitions are printed in another way.
+/// Only what needs somebody. Transitions, and what is wrong with the files, are printed in another way.
 fn start_logs() -> Result<(), Failure> {
     let is_chosen = std::env::var_os(telemetry::FILTER_VARIABLE).is_some_and(|filter| !filter.is_empty());
-    let filter = if is_chosen { None } else { Some("warn") };
+    let filter = if is_chosen { None } else { Some(LOG_FILTER) };
     telemetry::init(LogFormat::Human, filter).map_err(|error| Failure::usage(chain(&error)))
 }
 

@@ -1,0 +1,173 @@
+//! Each file of `examples/` does what it says.
+
+use {
+    crate::support::{Answer, DEADLINE, Up, healthscope, run},
+    clap::Parser,
+    healthscope_agent::{app as agent, config as agent_config, schedule::Limits},
+    healthscope_aggregator as aggregator,
+    healthscope_service::{
+        config_files::{INTERVAL, Watcher},
+        shutdown::Shutdown,
+    },
+    std::{fs, path::PathBuf},
+    tokio::time::timeout,
+};
+
+fn example(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(name)
+}
+
+#[test]
+fn every_example_is_valid() {
+    for name in ["quickstart.yaml", "shop.yaml", "all-fields.yaml", "remote"] {
+        let answer = run(&["check", example(name).to_str().unwrap()]);
+        assert_eq!(answer.code, 0, "{name}: {answer:?}");
+    }
+    for name in ["quickstart.yaml", "shop.yaml", "remote"] {
+        let answer = run(&["check", "-q", example(name).to_str().unwrap()]);
+        let other: Vec<&str> = answer
+            .err
+            .lines()
+            .filter(|line| !line.contains("depends on"))
+            .collect();
+        assert_eq!(other, Vec::<&str>::new(), "{name}");
+    }
+}
+
+#[test]
+fn the_quickstart_is_healthy_on_this_machine() {
+    // The example checks the page at its usual port; here the port is one that is free.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("quickstart.yaml");
+    let text = fs::read_to_string(example("quickstart.yaml")).unwrap();
+    assert!(text.contains("7575"));
+    fs::write(&path, text.replace("7575", &port.to_string())).unwrap();
+    let listen = format!("127.0.0.1:{port}");
+    let up = Up::start(&[path.to_str().unwrap(), "--listen", &listen]);
+    up.wait("quickstart", "healthy");
+    let probes = up.ask(&["get", "probes", "-o", "name"]);
+    assert_eq!(probes.out.lines().count(), 5, "{probes:?}");
+}
+
+#[test]
+fn all_fields_can_be_run() {
+    let up = Up::start(&[example("all-fields.yaml").to_str().unwrap()]);
+    up.out.wait_for("everything");
+    up.wait("empty", "healthy");
+    let probes = up.ask(&["get", "probes", "web", "cache", "-o", "name"]);
+    assert_eq!((probes.code, probes.out.lines().count()), (0, 5), "{probes:?}");
+    let why = up.ask(&["why", "everything"]);
+    assert!(
+        why.out
+            .contains("in maintenance until 2031-12-01T06:00:00Z: moving to the new database"),
+        "{why:?}"
+    );
+}
+
+/// Both programs as the example starts them, with the certificate made here in place of openssl's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_reports_over_tls_with_a_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(file("aggregator.crt"), certified.cert.pem()).unwrap();
+    fs::write(file("aggregator.key"), certified.signing_key.serialize_pem()).unwrap();
+    fs::write(file("token"), "Q0xJLXRlc3QtdG9rZW4\n").unwrap();
+    let shutdown = Shutdown::new();
+
+    let scopes = example("remote/scopes.yaml");
+    let args = aggregator::args::Args::parse_from([
+        "healthscope-aggregator",
+        "--config",
+        scopes.to_str().unwrap(),
+        "--listen",
+        "0.0.0.0:0",
+        "--tls-cert",
+        &file("aggregator.crt"),
+        "--tls-key",
+        &file("aggregator.key"),
+        "--token-file",
+        &file("token"),
+    ]);
+    let watcher = Watcher::load(&args.config, INTERVAL, aggregator::declared::read).unwrap();
+    let config = aggregator::Config::from_args(args, watcher.subscribe()).unwrap();
+    let app = aggregator::App::bind(config).unwrap();
+    let port = app.address().port();
+    let serving = tokio::spawn(app.run(shutdown.clone()));
+
+    let components = example("remote/components.yaml");
+    let args = healthscope_agent::args::Args::parse_from([
+        "healthscope-agent",
+        "--config",
+        components.to_str().unwrap(),
+        "--aggregator",
+        &format!("wss://localhost:{port}"),
+        "--ca",
+        &file("aggregator.crt"),
+        "--token-file",
+        &file("token"),
+        "--socket",
+        &file("agent.sock"),
+    ]);
+    agent_config::check(&args).unwrap();
+    let settings = agent_config::Settings::new(args).unwrap();
+    let watched = Watcher::load(&settings.path, INTERVAL, agent_config::components).unwrap();
+    let first = watched.subscribe().borrow().value.as_ref().clone();
+    let (_sender, receiver) = tokio::sync::watch::channel(first);
+    let agent = agent::App::bind(agent::Config {
+        agent: settings.agent,
+        components: receiver,
+        uplink: settings.uplink,
+        local: settings.local,
+        limits: Limits::default(),
+    })
+    .await
+    .unwrap();
+    let reporting = tokio::spawn(agent.run(shutdown.clone()));
+
+    let server = format!("https://localhost:{port}");
+    let ca = file("aggregator.crt");
+    let token = file("token");
+    let ask = move |arguments: Vec<String>| {
+        Answer::of(
+            healthscope()
+                .args(["--server", &server, "--ca", &ca])
+                .args(arguments)
+                .output()
+                .unwrap(),
+        )
+    };
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let with_token = words(&[
+        "--token-file",
+        &token,
+        "wait",
+        "shop",
+        "--for=healthy",
+        "--timeout=60s",
+    ]);
+    let without = words(&["get", "scopes"]);
+    let (waited, refused) = timeout(
+        DEADLINE * 2,
+        tokio::task::spawn_blocking(move || (ask(with_token), ask(without))),
+    )
+    .await
+    .unwrap()
+    .unwrap();
+    assert_eq!(waited.code, 0, "{waited:?}");
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.err.contains("wants a token") && refused.err.contains("--token-file"),
+        "{refused:?}"
+    );
+    shutdown.trigger();
+    reporting.await.unwrap().unwrap();
+    serving.await.unwrap().unwrap();
+}
