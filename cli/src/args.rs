@@ -412,6 +412,15 @@ pub(crate) fn program() -> &'static str {
     }
 }
 
+/// What to type to run this program again from the same place.
+pub(crate) fn invocation() -> String {
+    let typed = std::env::args_os().next().unwrap_or_default();
+    match name_of(&typed) {
+        Name::Program if typed.to_string_lossy().contains('/') => typed.to_string_lossy().into_owned(),
+        Name::Program | Name::Plugin => program().to_owned(),
+    }
+}
+
 enum Name {
     Program,
     Plugin,

@@ -445,7 +445,7 @@ impl Client {
             address: self.address(),
             cause: one_line(&cause, 200),
         };
-        let body = read_body(response).await.map_err(|cause| strange(cause))?;
+        let body = read_body(response).await.map_err(strange)?;
         serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
     }
 

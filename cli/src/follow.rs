@@ -80,14 +80,17 @@ impl<'a> Follow<'a> {
                 }
                 Err(error) => {
                     self.events = None;
+                    // An aggregator that greets everybody and hangs up is not asked without a pause.
+                    self.attempts = 1;
                     Ok(Step::Lost(error))
                 }
             };
         }
         loop {
-            let pause = PAUSES[self.attempts.min(PAUSES.len() - 1)];
+            if let Some(failed) = self.attempts.checked_sub(1) {
+                tokio::time::sleep(PAUSES[failed.min(PAUSES.len() - 1)]).await;
+            }
             self.attempts += 1;
-            tokio::time::sleep(pause).await;
             match self.client.events(&self.interest, self.last.as_deref()).await {
                 Ok(events) => {
                     self.events = Some(events);

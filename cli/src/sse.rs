@@ -78,9 +78,7 @@ impl Parser {
     fn end_event(&mut self) -> Option<Event> {
         let kind = std::mem::take(&mut self.kind);
         let mut data = std::mem::take(&mut self.data);
-        if data.pop().is_none() {
-            return None;
-        }
+        data.pop()?;
         let kind = if kind.is_empty() {
             "message".to_owned()
         } else {

@@ -66,7 +66,7 @@ impl Table {
 
     /// The whole table, each line ended.
     pub(crate) fn render(&self, terminal: Terminal) -> String {
-        let headers = self
+        let headers: Vec<Cell> = self
             .headers
             .iter()
             .map(|header| Cell::styled(Style::Strong, *header))
@@ -88,7 +88,7 @@ impl Table {
         }
     }
 
-    fn line(&self, terminal: Terminal, cells: &Vec<Cell>) -> String {
+    fn line(&self, terminal: Terminal, cells: &[Cell]) -> String {
         const GAP: usize = 3;
         let last = cells
             .iter()

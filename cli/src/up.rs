@@ -5,7 +5,7 @@
 
 use {
     crate::{
-        args::UpArgs,
+        args::{self, UpArgs},
         failure::{Answer, Failure},
         terminal::Terminal,
     },
@@ -49,6 +49,8 @@ const END_DEADLINE: Duration = Duration::from_millis(1_800);
 const AGGREGATOR_END: Duration = Duration::from_millis(1_200);
 /// How long the first table waits for the first verdicts. First runs come within a second.
 const FIRST_VERDICTS: Duration = Duration::from_secs(3);
+/// Changes are printed this far apart.
+const BURST: Duration = Duration::from_millis(20);
 /// Descriptors for the most runs of checks at once, and for clients of the page.
 const DESCRIPTORS: u64 = 4_096;
 /// The store's task logs what is wrong with the files, which is printed here.
@@ -242,6 +244,7 @@ impl Screen {
             (None, Some(shop)) => screen::Subject::Demo {
                 break_db: shop.command("break", Target::Db),
                 mend_db: shop.command("mend", Target::Db),
+                why: why_command(url),
             },
             (path, _) => screen::Subject::Files(
                 path.as_ref()
@@ -256,7 +259,11 @@ impl Screen {
         loop {
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
-                    Ok(()) => self.transitions()?,
+                    Ok(()) => {
+                        self.transitions()?;
+                        // What comes in a burst is put together.
+                        tokio::time::sleep(BURST).await;
+                    }
                     // The aggregator has ended, and with it the process.
                     Err(_) => return Ok(()),
                 },
@@ -312,6 +319,17 @@ impl Screen {
             screen::Told::News(text) => self.terminal.print(&text)?,
         }
         Ok(())
+    }
+}
+
+/// What to type, in another terminal at the same place, to ask this aggregator.
+fn why_command(url: &str) -> String {
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let program = args::invocation();
+    if address == args::DEFAULT_SERVER {
+        format!("{program} why shop")
+    } else {
+        format!("{program} -s {address} why shop")
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn run(
             match &server {
                 None => {}
                 Some((address, Ok(status))) => {
-                    text.push_str(&format!("Server: {} at {address}\n", full(status)))
+                    text.push_str(&format!("Server: {} at {address}\n", full(status)));
                 }
                 Some((_, Err(error))) => {
                     let reason = error.to_string();

@@ -98,7 +98,8 @@ impl Waiting<'_> {
     /// Looks at all scopes that are left, and tells those that have got there.
     async fn look(&mut self, terminal: Terminal) -> Result<(), Failure> {
         let mut left = Vec::new();
-        for key in std::mem::take(&mut self.left) {
+        // Not emptied meanwhile: the deadline may end this at any point.
+        for key in self.left.clone() {
             let found = match self.client.scope(&key).await {
                 Ok(view) => Ok(Some(view)),
                 Err(ClientError::NotFound(_)) => Ok(None),
@@ -126,18 +127,14 @@ impl Waiting<'_> {
 
     fn timed_out(&self, timeout: Duration) -> Failure {
         let names: Vec<&str> = self.left.iter().map(|key| key.name.as_str()).collect();
-        let names = if names.is_empty() {
-            "the aggregator".to_owned()
-        } else {
-            names.join(", ")
-        };
         let last = self
             .last
             .as_deref()
             .unwrap_or("the aggregator did not answer in time");
         Failure::error(format!(
-            "timed out after {} waiting for {names} to be {}: {last}",
+            "timed out after {} waiting for {} to be {}: {last}",
             age::exact(timeout),
+            names.join(", "),
             self.goal
         ))
     }

@@ -98,10 +98,7 @@ impl Shop {
         let switches = Arc::new([web_switch, cart_switch, db_switch]);
 
         let stop = tasks.shutdown().token();
-        tasks.essential(
-            "demo db",
-            serve(tasks.clone(), stop.clone(), db, db_state, |stream| greet(stream)),
-        );
+        tasks.essential("demo db", serve(tasks.clone(), stop.clone(), db, db_state, greet));
         tasks.essential(
             "demo cart",
             serve(tasks.clone(), stop.clone(), cart, cart_state, move |stream| {
@@ -224,7 +221,7 @@ where
 /// Waits until the switch is turned; for ever, when there is none. Cancel-safe.
 async fn changed(wanted: &mut watch::Receiver<bool>) {
     if wanted.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

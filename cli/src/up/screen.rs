@@ -9,18 +9,20 @@ use {
     healthscope_aggregator::declared::Declared,
     healthscope_core::{
         snapshot::{ScopeEntry, Snapshot},
-        view::Change,
+        view::{Change, TransitionView},
     },
     healthscope_service::{build, config_files::Loaded},
     healthscope_shared::{name::Namespace, one_line},
     jiff::tz::TimeZone,
-    std::{cmp::Reverse, sync::Arc},
+    std::{cmp::Reverse, collections::BTreeSet, sync::Arc},
 };
 
 /// Scopes of the first table; the page has all.
 const MAX_SCOPES: usize = 20;
 /// Names of components in the greeting.
 const MAX_NAMES: usize = 5;
+/// Changes written out at once, scopes first; nobody reads a thousand.
+const MAX_LINES: usize = 40;
 /// A root cause in the table; `why` has all of it.
 const MAX_CAUSE_BYTES: usize = 120;
 
@@ -33,6 +35,8 @@ pub(super) enum Subject {
         break_db: String,
         /// Another.
         mend_db: String,
+        /// A third, which asks why the shop is as it is.
+        why: String,
     },
     /// Files, by the name that was typed.
     Files(String),
@@ -46,11 +50,15 @@ pub(super) fn greeting(url: &str, subject: &Subject, declared: &Declared, termin
         String::new(),
     ];
     match subject {
-        Subject::Demo { break_db, mend_db } => {
+        Subject::Demo {
+            break_db,
+            mend_db,
+            why,
+        } => {
             lines.push("Watching a demo shop, where web needs cart and cart needs db.".into());
             lines.push(format!("  break db:  {}", strong(break_db)));
             lines.push(format!("  mend it:   {}", strong(mend_db)));
-            lines.push(format!("  ask why:   {}", strong("healthscope why shop")));
+            lines.push(format!("  ask why:   {}", strong(why)));
         }
         Subject::Files(name) => {
             lines.push(format!("Watching {}: {}.", visible(name), summary(declared)));
@@ -153,10 +161,25 @@ pub(super) fn transitions(
         .iter()
         .filter(|transition| transition.id > last)
         .collect();
+    let is_scope = |transition: &&&Arc<TransitionView>| matches!(transition.change, Change::Scope { .. });
+    let shown: BTreeSet<u64> = new
+        .iter()
+        .filter(is_scope)
+        .chain(new.iter().filter(|transition| !is_scope(transition)))
+        .map(|transition| transition.id)
+        .take(MAX_LINES)
+        .collect();
     let mut text: String = new
         .iter()
+        .filter(|transition| shown.contains(&transition.id))
         .map(|transition| transition::line(transition, zone, terminal))
         .collect();
+    if new.len() > shown.len() {
+        text.push_str(&format!(
+            "          ... and {} more changes\n",
+            new.len() - shown.len()
+        ));
+    }
     for (key, entry) in now.scopes.iter() {
         let view = &entry.view;
         let old = before.scopes.get(key).map(|entry| &entry.view);
@@ -238,6 +261,7 @@ mod tests {
         let subject = Subject::Demo {
             break_db: "curl a".into(),
             mend_db: "curl b".into(),
+            why: "healthscope why shop".into(),
         };
         let expected = format!(
             "HealthScope {}   http://127.0.0.1:7575/\n\nWatching a demo shop, where web needs cart and cart needs db.\n\

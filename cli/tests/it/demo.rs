@@ -22,6 +22,13 @@ fn breaking_db_is_blamed_on_db_everywhere_and_mending_it_is_seen() {
     let up = Up::start(&[]);
     up.out.wait_for("shop   Healthy");
     let greeting = up.out.all();
+    // The line that asks works as it is printed.
+    let ask: Vec<&str> = line_after(&greeting, "ask why:").split(' ').collect();
+    let asked = std::process::Command::new(ask[0])
+        .args(&ask[1..])
+        .output()
+        .unwrap();
+    assert!(asked.status.success(), "{asked:?}");
     let break_db = line_after(&greeting, "break db:").to_owned();
     let mend_db = line_after(&greeting, "mend it:").to_owned();
 
@@ -47,6 +54,7 @@ fn breaking_db_is_blamed_on_db_everywhere_and_mending_it_is_seen() {
         .unwrap();
     let followed = Lines::read(following.stdout.take().unwrap());
     followed.wait_for("web    Healthy");
+    up.out.wait_for("shop   Healthy");
 
     let started = Instant::now();
     assert_eq!(post(&break_db), "db is broken");
@@ -151,6 +159,61 @@ fn breaking_db_is_blamed_on_db_everywhere_and_mending_it_is_seen() {
     assert!(status.success(), "{status}");
     assert!(time < Duration::from_secs(2), "{time:?}");
     assert_eq!(errors, Vec::<String>::new());
+}
+
+#[test]
+fn watching_and_waiting_outlive_the_aggregator() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let listen = ["--listen", &port.to_string()].map(ToOwned::to_owned);
+    let listen = [listen[0].as_str(), listen[1].as_str()];
+    let mut waiting = healthscope()
+        .args([
+            "wait",
+            "shop",
+            "--for=healthy",
+            "--timeout=60s",
+            "--server",
+            listen[1],
+        ])
+        .spawn()
+        .unwrap();
+    let first = Up::start(&listen);
+    assert!(waiting.wait().unwrap().success());
+
+    let mut watching = healthscope()
+        .args(["watch", "--server", listen[1]])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = Lines::read(watching.stdout.take().unwrap());
+    let err = Lines::read(watching.stderr.take().unwrap());
+    // Nobody says when the watch is connected: it is broken and mended until that is seen.
+    let seen_after = |up: &Up, skip: usize| {
+        let deadline = Instant::now() + DEADLINE;
+        let line = "scope shop            Healthy → Unhealthy";
+        while !out.all().iter().skip(skip).any(|seen| seen.contains(line)) {
+            assert!(Instant::now() < deadline, "{:?} {:?}", out.all(), err.all());
+            post(line_after(&up.out.all(), "break db:"));
+            up.wait("shop", "unhealthy");
+            post(line_after(&up.out.all(), "mend it:"));
+            up.wait("shop", "healthy");
+        }
+    };
+    seen_after(&first, 0);
+    let seen = out.all().len();
+    drop(first);
+    err.wait_for("connection lost: cannot reach the aggregator");
+
+    let second = Up::start(&listen);
+    err.wait_for("connection is back");
+    second.wait("shop", "healthy");
+    seen_after(&second, seen);
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }
 
 #[test]

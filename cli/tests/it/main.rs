@@ -1,5 +1,7 @@
 //! The real binary, as a person or a script uses it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod demo;
 mod examples;
 mod files;
