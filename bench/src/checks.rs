@@ -108,12 +108,19 @@ impl Way {
 struct Sample {
     cpu: Duration,
     checks: u64,
+    time: Duration,
 }
 
 impl Sample {
     /// CPU time per check.
     fn nanos(self) -> u64 {
         u64::try_from(self.cpu.as_nanos()).unwrap_or(u64::MAX) / self.checks.max(1)
+    }
+
+    /// Checks a second that were really made.
+    fn rate(self) -> u64 {
+        let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
+        self.checks * 1000 / millis.max(1)
     }
 }
 
@@ -205,15 +212,20 @@ fn measure(
     if let Some(driver) = driver {
         driver.stop()?;
     }
+    // One that falls behind (an exporter at the end of its processor) still has a price per check.
     let wanted = elapsed.as_secs_f64() * f64::from(rate);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let share = opened as f64 / wanted;
     ensure!(
-        (0.9..1.1).contains(&share),
+        (0.5..1.1).contains(&share),
         "{opened} connections were opened where {wanted:.0} were to be: the machine is overloaded, or something else \
          opens connections; try again when it is quiet"
     );
-    Ok(Sample { cpu, checks: opened })
+    Ok(Sample {
+        cpu,
+        checks: opened,
+        time: elapsed,
+    })
 }
 
 /// TCP connections opened by anybody in this network namespace since it was made.
@@ -242,6 +254,7 @@ fn show(kind: Kind, rate: u32, ways: &[Way], samples: &[Vec<Sample>]) -> Result<
     ));
     let mut table = Table::new([
         "way",
+        "checks/s",
         "CPU per check",
         "least",
         "most",
@@ -250,10 +263,12 @@ fn show(kind: Kind, rate: u32, ways: &[Way], samples: &[Vec<Sample>]) -> Result<
     ]);
     for (way, samples) in ways.iter().zip(samples) {
         let nanos = middle(samples)?;
+        let mut rates: Vec<u64> = samples.iter().map(|sample| sample.rate()).collect();
         let each = samples.iter().map(|sample| sample.nanos());
         let micros = |nanos: u64| format!("{:.1} µs", nanos as f64 / 1e3);
         table.row([
             way.title().to_owned(),
+            median(&mut rates).unwrap_or(0).to_string(),
             micros(nanos),
             micros(each.clone().min().unwrap_or(0)),
             micros(each.max().unwrap_or(0)),
