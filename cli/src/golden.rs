@@ -24,7 +24,7 @@ pub(crate) fn check(file: &str, found: &str) {
     let expected = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == expected,
-        "{} is not what is printed; see CONTRIBUTING.md for how to update it. Printed was:\n{found}",
+        "{} is not what is printed (HEALTHSCOPE_UPDATE_GOLDEN=1 writes it anew). Printed was:\n{found}",
         path.display()
     );
 }

@@ -284,6 +284,64 @@ mod tests {
         );
     }
 
+    fn snapshot(root_cause: &str, transitions: Vec<TransitionView>) -> Snapshot {
+        let mut view: healthscope_core::view::ScopeView = crate::golden::recorded("scope-shop.json");
+        view.root_cause = Some(format!("{root_cause}: connection refused"));
+        view.root_causes = vec![root_cause.into()];
+        let key = healthscope_shared::name::ScopeKey {
+            namespace: view.namespace.clone(),
+            name: view.name.clone(),
+        };
+        let entry = ScopeEntry {
+            object: Arc::new(shop().scopes[0].object.clone()),
+            status: healthscope_crd::v1beta1::HealthScopeStatus::default(),
+            view,
+        };
+        Snapshot {
+            at: Some("2026-01-02T05:00:00Z".parse().unwrap()),
+            scopes: Arc::new([(key, Arc::new(entry))].into()),
+            transitions: transitions.into_iter().map(Arc::new).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn change(id: u64, level: &str, name: &str) -> TransitionView {
+        serde_json::from_value(serde_json::json!({
+            "id": id, "time": "2026-01-02T05:00:00Z", "level": level, "from": "Healthy", "to": "Unhealthy",
+            "maintenance": false, "namespace": "default", "kind": "X", "name": name, "reason": "ReadinessFailed",
+        }))
+        .unwrap()
+    }
+
+    fn between(before: &Snapshot, now: &Snapshot) -> String {
+        transitions(before, now, 0, &TimeZone::UTC, Terminal::plain())
+    }
+
+    #[test]
+    fn a_root_cause_that_is_found_later_is_told() {
+        let cart = snapshot("cart", Vec::new());
+        let db = snapshot("db", Vec::new());
+        assert_eq!(
+            between(&cart, &db),
+            "05:00:00  scope shop            still Unhealthy        root cause is db: connection refused\n"
+        );
+        assert_eq!(between(&db, &db), "");
+        // The scope's own change says it already.
+        let told = snapshot("db", vec![change(1, "scope", "shop")]);
+        assert_eq!(between(&cart, &told).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_flood_of_changes_is_cut_and_scopes_are_not_lost_in_it() {
+        let mut changes: Vec<_> = (1..=100).map(|id| change(id, "component", "web")).collect();
+        changes.push(change(101, "scope", "shop"));
+        let flood = snapshot("db", changes);
+        let text = between(&flood, &flood);
+        assert_eq!(text.lines().count(), MAX_LINES + 1);
+        assert!(text.ends_with("\n          ... and 61 more changes\n"), "{text}");
+        assert!(text.contains("scope shop"), "{text}");
+    }
+
     #[test]
     fn files_are_told_once() {
         let loaded = |revision: u64, problem: Option<&str>| Loaded {
