@@ -1,7 +1,7 @@
 //! The demo: what a newcomer sees, breaks and mends.
 
 use {
-    crate::support::{DEADLINE, Lines, Up, healthscope, post},
+    crate::support::{DEADLINE, Lines, TIMEOUT, Up, healthscope, post},
     std::{
         process::Stdio,
         time::{Duration, Instant},
@@ -170,14 +170,7 @@ fn watching_and_waiting_outlive_the_aggregator() {
     let listen = ["--listen", &port.to_string()].map(ToOwned::to_owned);
     let listen = [listen[0].as_str(), listen[1].as_str()];
     let mut waiting = healthscope()
-        .args([
-            "wait",
-            "shop",
-            "--for=healthy",
-            "--timeout=60s",
-            "--server",
-            listen[1],
-        ])
+        .args(["wait", "shop", "--for=healthy", TIMEOUT, "--server", listen[1]])
         .spawn()
         .unwrap();
     let first = Up::start(&listen);

@@ -1,7 +1,7 @@
 //! Each file of `examples/` does what it says.
 
 use {
-    crate::support::{Answer, DEADLINE, Up, healthscope, run},
+    crate::support::{Answer, DEADLINE, TIMEOUT, Up, healthscope, run},
     clap::Parser,
     healthscope_agent::{app as agent, config as agent_config, schedule::Limits},
     healthscope_aggregator as aggregator,
@@ -145,14 +145,7 @@ async fn an_agent_reports_over_tls_with_a_token() {
         )
     };
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let with_token = words(&[
-        "--token-file",
-        &token,
-        "wait",
-        "shop",
-        "--for=healthy",
-        "--timeout=60s",
-    ]);
+    let with_token = words(&["--token-file", &token, "wait", "shop", "--for=healthy", TIMEOUT]);
     let without = words(&["get", "scopes"]);
     let (waited, refused) = timeout(
         DEADLINE * 2,

@@ -1,7 +1,7 @@
 //! Files: good ones, bad ones, and what happens when they change.
 
 use {
-    crate::support::{Answer, Up, component, healthscope, processes_with, run, save, scope},
+    crate::support::{Answer, TIMEOUT, Up, component, healthscope, processes_with, run, save, scope},
     std::{
         fmt::Write as _,
         fs,
@@ -303,7 +303,7 @@ fn edits_apply_and_a_bad_one_changes_nothing_and_is_told_once() {
     assert_eq!(components.out, "component.healthscope.core.oam.dev/web\n");
 
     save(&path, &component("web", PROBE));
-    assert_eq!(up.ask(&["wait", "shop", "--for=delete", "--timeout=60s"]).code, 0);
+    assert_eq!(up.ask(&["wait", "shop", "--for=delete", TIMEOUT]).code, 0);
     let gone = up.ask(&["get", "scope", "shop"]);
     assert_eq!(
         (gone.code, gone.err.as_str()),

@@ -13,8 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest wait for anything. Far more than anything takes, because other tests run beside this one.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// Longest wait for anything. Far more than anything takes, because ten thousand components are read without
+/// optimisation while other tests run beside.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
+/// The same for the command line.
+pub(crate) const TIMEOUT: &str = "--timeout=300s";
 
 /// Variables that would change what the program does.
 const UNSET: [&str; 6] = [
@@ -172,7 +175,7 @@ impl Up {
     /// Waits until a scope is as wanted.
     #[track_caller]
     pub(crate) fn wait(&self, scope: &str, goal: &str) {
-        let answer = self.ask(&["wait", scope, &format!("--for={goal}"), "--timeout=60s"]);
+        let answer = self.ask(&["wait", scope, &format!("--for={goal}"), TIMEOUT]);
         assert_eq!(answer.code, 0, "{answer:?}");
     }
 
