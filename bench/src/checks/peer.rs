@@ -151,6 +151,8 @@ fn drive(address: SocketAddr, request: &str, pause: Duration, stopping: &AtomicB
             "a check failed: {}",
             String::from_utf8_lossy(&answer)
         );
+        // What was missed is not made up for.
+        next = next.max(Instant::now());
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     Ok(())
