@@ -299,7 +299,7 @@ pub(crate) struct ProbeArgs {
     /// Header to send, NAME: VALUE; may be repeated
     #[arg(long, value_name = "HEADER")]
     pub(crate) header: Vec<String>,
-    /// Verify the certificate of an https:// URL, against the authorities of this machine or --ca
+    /// Verify the certificate of an https:// URL, against the authorities of this machine and --ca
     #[arg(long)]
     pub(crate) verify: bool,
     /// Print the result as an object

@@ -18,12 +18,15 @@ use {
     jiff::Timestamp,
     row::{Layout, Row},
     serde_json::{Value, json},
-    std::collections::BTreeMap,
+    std::{collections::BTreeMap, time::Duration},
     what::{Type, Wanted},
 };
 
 mod row;
 mod what;
+
+/// Lists under watch are asked for this far apart at least.
+const BURST: Duration = Duration::from_millis(50);
 
 /// Lists objects.
 pub(crate) async fn run(
@@ -127,6 +130,8 @@ impl List<'_> {
                 self.print_changes(wanted.kind, rows, known, header)?;
             }
             follow.changed().await?;
+            // What comes in a burst is asked for once.
+            tokio::time::sleep(BURST).await;
         }
     }
 

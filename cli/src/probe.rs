@@ -35,8 +35,9 @@ pub(crate) async fn run_here(
     ca: Option<&Path>,
     terminal: Terminal,
 ) -> Result<Answer, Failure> {
-    let verify = args.verify || ca.is_some();
-    let spec = adhoc::spec(args, verify)?;
+    let spec = adhoc::spec(args)?;
+    // `--ca` is the aggregator's too, and may stand in the environment: alone it changes nothing here.
+    let ca = ca.filter(|_| args.verify);
     let extra_roots = ca.map(read_authorities).transpose()?.unwrap_or_default();
     let probers = Probers::new(ProberConfig { extra_roots });
     // Dropping the run ends its connection, or its process group.
@@ -75,6 +76,13 @@ pub(crate) async fn run_there(
         Some((component, probe)) => (component, Some(probe)),
         None => (target, None),
     };
+    if target.contains(':') {
+        let shown = healthscope_shared::one_line(target, 80);
+        return Err(Failure::usage(format!(
+            "{shown:?} is no name of a component; write http://{shown}, https://{shown} or tcp://{shown} to check an \
+             address"
+        )));
+    }
     let component = Name::new(component).map_err(Failure::usage)?;
     let names = match probe {
         Some(probe) => vec![ProbeName::new(probe).map_err(Failure::usage)?],

@@ -27,7 +27,7 @@ pub(crate) fn is_url(target: &str) -> bool {
 ///
 /// # Errors
 /// When the words mean no check; the text says what would.
-pub(crate) fn spec(args: &ProbeArgs, verify: bool) -> Result<ProbeSpec, Failure> {
+pub(crate) fn spec(args: &ProbeArgs) -> Result<ProbeSpec, Failure> {
     let ProbeArgs {
         target,
         command,
@@ -35,7 +35,7 @@ pub(crate) fn spec(args: &ProbeArgs, verify: bool) -> Result<ProbeSpec, Failure>
         expect_status,
         expect_body,
         header,
-        verify: _,
+        verify,
         output: _,
     } = args;
     let (mut fields, host) = match target {
@@ -53,7 +53,7 @@ pub(crate) fn spec(args: &ProbeArgs, verify: bool) -> Result<ProbeSpec, Failure>
                 .iter()
                 .map(|text| parse_header(text))
                 .collect::<Result<_, _>>()?;
-            if verify && http.scheme == Some(SchemeField::Https) {
+            if *verify && http.scheme == Some(SchemeField::Https) {
                 http.tls = Some(TlsField::Verify);
             }
         }
@@ -209,7 +209,7 @@ mod tests {
         let Command::Probe(args) = args.command else {
             panic!("not a probe")
         };
-        let found = match spec(&args, args.verify) {
+        let found = match spec(&args) {
             Ok(spec) => format!("{} in {:?}", spec.handler, spec.timeout),
             Err(Failure::Usage(message)) => message,
             Err(other) => format!("{other:?}"),
@@ -254,7 +254,7 @@ mod tests {
         let Command::Probe(args) = args.command else {
             panic!("not a probe")
         };
-        let healthscope_shared::probe::Handler::HttpGet(http) = spec(&args, true).unwrap().handler else {
+        let healthscope_shared::probe::Handler::HttpGet(http) = spec(&args).unwrap().handler else {
             panic!("not HTTP")
         };
         assert!(http.verify_tls);

@@ -111,6 +111,7 @@ fn command_lines_that_cannot_be_meant_end_with_2() {
         (&["probe"], "required arguments were not provided"),
         (&["probe", "ftp://x"], "ftp:// is not spoken"),
         (&["probe", "web", "--expect-status=200"], "are for URLs"),
+        (&["probe", "localhost:80"], "write http://localhost:80, "),
         (&["get", "scopes", "--server", "http://"], "is not an address"),
         (&["up", "--listen", "0.0.0.0:7575"], "run healthscope-aggregator"),
         (&["check"], "required arguments were not provided"),
@@ -221,6 +222,48 @@ fn a_pipe_that_is_closed_is_no_error() {
     drop(child.stdout.take());
     let answer = Answer::of(child.wait_with_output().unwrap());
     assert_eq!((answer.code, answer.err.as_str()), (0, ""));
+}
+
+/// What is printed to a terminal.
+fn on_a_terminal(no_color: &str) -> String {
+    use std::{io::Read, os::fd::AsFd, process::Stdio};
+    let ours =
+        rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&ours).unwrap();
+    rustix::pty::unlockpt(&ours).unwrap();
+    let name = rustix::pty::ptsname(&ours, Vec::new()).unwrap();
+    let theirs = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    let mut child = healthscope()
+        .args(["check", "-"])
+        .env("NO_COLOR", no_color)
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::from(theirs.as_fd().try_clone_to_owned().unwrap()))
+        .spawn()
+        .unwrap();
+    drop(theirs);
+    let text = crate::support::component("web", "{readinessProbe: {tcpSocket: {port: 1}}}");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let mut shown = Vec::new();
+    // A terminal whose last writer is gone ends with an error (EIO).
+    let _end = fs::File::from(ours).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
+}
+
+#[test]
+fn colours_are_for_terminals_and_not_for_those_who_want_none() {
+    assert!(on_a_terminal("").contains("\u{1b}[1mCOMPONENT\u{1b}[0m"));
+    assert!(on_a_terminal("1").contains("COMPONENT") && !on_a_terminal("1").contains('\u{1b}'));
+    let piped = run(&[
+        "check",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/shop.yaml"),
+    ]);
+    assert!(!piped.out.contains('\u{1b}'));
 }
 
 #[test]
