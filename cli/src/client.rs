@@ -21,7 +21,7 @@ use {
     reqwest::{Response, StatusCode, Url, redirect},
     serde::{Deserialize, Serialize, de::DeserializeOwned},
     serde_json::Value,
-    std::{error::Error as _, io, time::Duration},
+    std::{error::Error, io, time::Duration},
 };
 
 /// Longest answer read: a whole page of 10,000 components is a tenth of it.
@@ -58,6 +58,14 @@ pub(crate) enum ClientError {
         cause: String,
         /// How this program was called.
         program: &'static str,
+    },
+    /// Somebody answers, who cannot prove to be the aggregator.
+    #[error("the certificate of the aggregator at {address} is not accepted: {cause}")]
+    Untrusted {
+        /// Where.
+        address: String,
+        /// Why, and what to do.
+        cause: String,
     },
     /// The token is missing or wrong.
     #[error("the aggregator at {address} wants a token: {detail}; name its file with --token-file")]
@@ -96,7 +104,9 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { status, .. } => status.is_server_error(),
-            Self::Unauthorized { .. } | Self::NotFound(_) | Self::Strange { .. } => false,
+            Self::Untrusted { .. } | Self::Unauthorized { .. } | Self::NotFound(_) | Self::Strange { .. } => {
+                false
+            }
         }
     }
 }
@@ -450,30 +460,73 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let address = self.address();
+        if let Some(error) = certificate_error(error) {
+            let cause = certificate_words(error);
+            return ClientError::Untrusted { address, cause };
+        }
         ClientError::Unreachable {
-            address: self.address(),
+            address,
             cause: plain_cause(error),
             program: args::program(),
         }
     }
 }
 
-/// The end of the chain of causes, which is where the system speaks.
+/// An error and those below it, the deepest last.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), cause_of)
+}
+
+fn cause_of<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let error = *error;
+    // An error of IO hides the one that it was made of, and names the cause of that as its own.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+fn certificate_error(error: &reqwest::Error) -> Option<&rustls::CertificateError> {
+    causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(error)) => Some(error),
+        Some(_) | None => None,
+    })
+}
+
+/// What is wrong with a certificate, for those who have not read X.509.
+fn certificate_words(error: &rustls::CertificateError) -> String {
+    use rustls::CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, UnknownIssuer,
+    };
+    match error {
+        UnknownIssuer => "nobody that is trusted here has signed it; name its authority with --ca".to_owned(),
+        Expired | ExpiredContext { .. } => "it has expired".to_owned(),
+        NotValidForName | NotValidForNameContext { .. } => {
+            "it is for another name; use the name that it is for in --server".to_owned()
+        }
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is an authority's (CA:TRUE), which cannot be a server's; make one with CA:FALSE".to_owned()
+        }
+        other => one_line(&other.to_string(), MAX_DETAIL_BYTES),
+    }
+}
+
+/// What the system said, at the end of the chain of causes.
 fn plain_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut cause: &(dyn std::error::Error + 'static) = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-        if let Some(io) = cause.downcast_ref::<io::Error>()
-            && io.kind() == io::ErrorKind::ConnectionRefused
-        {
-            return "connection refused".to_owned();
-        }
+    let is_refused = |cause: &(dyn Error + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    if causes(error).any(is_refused) {
+        return "connection refused".to_owned();
     }
-    let _ = error.source();
-    one_line(&cause.to_string(), MAX_DETAIL_BYTES)
+    let last = causes(error).last().map(ToString::to_string);
+    one_line(&last.unwrap_or_default(), MAX_DETAIL_BYTES)
 }
 
 async fn read_body(mut response: Response) -> Result<Vec<u8>, String> {

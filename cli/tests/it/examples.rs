@@ -9,7 +9,11 @@ use {
         config_files::{INTERVAL, Watcher},
         shutdown::Shutdown,
     },
-    std::{fs, path::PathBuf},
+    std::{
+        fs,
+        path::{Path, PathBuf},
+        process::Command,
+    },
     tokio::time::timeout,
 };
 
@@ -71,15 +75,29 @@ fn all_fields_can_be_run() {
     );
 }
 
-/// Both programs as the example starts them, with the certificate made here in place of openssl's.
+/// Carries out the example's lines that make a certificate and a token.
+#[track_caller]
+fn make_certificate(directory: &Path) {
+    let readme = fs::read_to_string(example("remote/README.md")).unwrap();
+    let block = readme
+        .split("```\n")
+        .find(|block| block.starts_with("openssl "))
+        .unwrap();
+    let made = Command::new("sh")
+        .args(["-ec", block])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "is openssl installed? {said}");
+}
+
+/// Both programs as the example starts them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_reports_over_tls_with_a_token() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    fs::write(file("aggregator.crt"), certified.cert.pem()).unwrap();
-    fs::write(file("aggregator.key"), certified.signing_key.serialize_pem()).unwrap();
-    fs::write(file("token"), "Q0xJLXRlc3QtdG9rZW4\n").unwrap();
+    make_certificate(directory.path());
     let shutdown = Shutdown::new();
 
     let scopes = example("remote/scopes.yaml");
@@ -135,6 +153,24 @@ async fn an_agent_reports_over_tls_with_a_token() {
     let server = format!("https://localhost:{port}");
     let ca = file("aggregator.crt");
     let token = file("token");
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(file("stranger.crt"), stranger.cert.pem()).unwrap();
+    let untrusted = healthscope()
+        .args([
+            "--server",
+            &server,
+            "--ca",
+            &file("stranger.crt"),
+            "get",
+            "scopes",
+        ])
+        .output()
+        .unwrap();
+    let untrusted = Answer::of(untrusted);
+    assert!(
+        untrusted.code == 1 && untrusted.err.contains("is not accepted: "),
+        "{untrusted:?}"
+    );
     let ask = move |arguments: Vec<String>| {
         Answer::of(
             healthscope()
