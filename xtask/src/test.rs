@@ -81,8 +81,13 @@ impl Suite {
                 program: "chromium",
                 package: "chromium",
             }],
+            // Certificates are made as the documentation says.
+            Self::Unit => &[Prerequisite {
+                program: "openssl",
+                package: "openssl",
+            }],
             // What a cluster needs is asked of its own program.
-            Self::Unit | Self::Doc | Self::Simulation | Self::Process | Self::Cluster => &[],
+            Self::Doc | Self::Simulation | Self::Process | Self::Cluster => &[],
         }
     }
 
