@@ -287,3 +287,133 @@ pub(crate) fn nesting<'a>(
     }
     (ranks, cycles)
 }
+
+#[cfg(test)]
+mod tests {
+    use {super::*, healthscope_crd::v1beta1::HealthScopeSpec};
+
+    fn spec(name: &str, json: &str) -> EffectiveScope {
+        let spec: HealthScopeSpec = serde_json::from_str(json).unwrap();
+        healthscope_crd::effective::effective(&healthscope_crd::HealthScope::new(name, spec)).unwrap()
+    }
+
+    #[test]
+    fn the_index_finds_what_asking_every_scope_would_find() {
+        let scopes = [
+            spec("a", r#"{"selector": {"matchLabels": {"app": "shop"}}}"#),
+            spec(
+                "b",
+                r#"{"selector": {"matchLabels": {"app": "shop", "tier": "web"}}}"#,
+            ),
+            spec(
+                "c",
+                r#"{"selector": {"matchExpressions": [{"key": "tier", "operator": "Exists"}]}}"#,
+            ),
+            spec("d", "{}"),
+            spec("e", r#"{"selector": {}}"#),
+        ];
+        let index = Index::new(scopes.iter().enumerate());
+        let check = |labels: &[(&str, &str)], expected: &[usize]| {
+            let labels: BTreeMap<String, String> = labels
+                .iter()
+                .map(|&(key, value)| (key.into(), value.into()))
+                .collect();
+            assert_eq!(
+                index.scopes(&Namespace::default(), &labels),
+                expected,
+                "{labels:?}"
+            );
+            let by_selector: Vec<usize> = (0..scopes.len())
+                .filter(|&at| {
+                    scopes[at]
+                        .selector
+                        .as_ref()
+                        .is_some_and(|selector| selector.matches(&labels))
+                })
+                .collect();
+            assert!(by_selector.iter().all(|at| expected.contains(at)));
+            let other = Namespace::new("other").unwrap();
+            assert!(index.scopes(&other, &labels).is_empty());
+        };
+        check(&[], &[4]);
+        check(&[("app", "shop")], &[0, 4]);
+        check(&[("app", "shop"), ("tier", "web")], &[0, 1, 2, 4]);
+        check(&[("tier", "web")], &[2, 4]);
+        check(
+            &[
+                ("healthscope.core.oam.dev/name", "d"),
+                ("healthscope.core.oam.dev/a", "true"),
+            ],
+            &[0, 3, 4],
+        );
+        check(&[("healthscope.core.oam.dev/name", "nobody")], &[4]);
+    }
+
+    #[test]
+    fn members_that_share_a_name_are_told_apart() {
+        let key = |group: &str, kind: &str, name: &str| ComponentKey {
+            namespace: Namespace::default(),
+            group: group.into(),
+            kind: kind.parse().unwrap(),
+            name: Name::new(name).unwrap(),
+        };
+        let keys = [
+            key("apps", "Deployment", "web"),
+            key("apps", "Deployment", "db"),
+            key("apps", "StatefulSet", "db"),
+            key("x.org", "StatefulSet", "db"),
+        ];
+        let candidates = (0..).zip(&keys).map(|(id, key)| Candidate {
+            id,
+            key,
+            named: None,
+            depends_on: &[],
+        });
+        let members = resolve(candidates.collect::<Vec<_>>().into_iter().rev().collect());
+        let labels: Vec<&str> = members.list.iter().map(|member| &*member.label).collect();
+        assert_eq!(
+            labels,
+            [
+                "Deployment/db",
+                "web",
+                "StatefulSet.apps/db",
+                "StatefulSet.x.org/db"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_so_many_notes_are_kept() {
+        let key = ComponentKey::component(Namespace::default(), Name::new("web").unwrap());
+        let depends_on: Vec<String> = (0..60).map(|number| format!("nobody-{number}")).collect();
+        let members = resolve(vec![Candidate {
+            id: 0,
+            key: &key,
+            named: None,
+            depends_on: &depends_on,
+        }]);
+        assert_eq!(
+            (members.notes.len(), members.notes.last().unwrap().as_str()),
+            (21, "and 40 more")
+        );
+    }
+
+    #[test]
+    fn a_long_cycle_is_written_in_short() {
+        let scopes: Vec<EffectiveScope> = (0..30)
+            .map(|at| {
+                let next = (at + 1) % 30;
+                spec(
+                    &format!("s{at}"),
+                    &format!(r#"{{"workloadRefs": [{{"kind": "HealthScope", "name": "s{next}"}}]}}"#),
+                )
+            })
+            .collect();
+        let (_, cycles) = nesting(scopes.iter().map(Some));
+        let expected = "s0 → s1 → s2 → s3 → s4 → s5 → s6 → s7 → s8 → s9 → … → s0";
+        assert!(
+            cycles.iter().all(|cycle| cycle.as_deref() == Some(expected)),
+            "{cycles:?}"
+        );
+    }
+}

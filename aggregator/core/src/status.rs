@@ -198,3 +198,250 @@ fn component_status(member: &MemberView) -> ComponentStatus {
         flapping: component.flapping,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        crate::view::{ComponentSummary, InstanceCounts, PolicyView},
+        healthscope_crd::v1beta1::{Summary, UnknownPolicy},
+        healthscope_shared::name::{Kind, Name, Namespace},
+        std::sync::Arc,
+    };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn member(kind: &str, name: &str, health: Health, message: &str) -> MemberView {
+        MemberView {
+            component: Arc::new(ComponentSummary {
+                namespace: Namespace::default(),
+                api_version: "apps/v1".into(),
+                kind: Kind::new(kind).unwrap(),
+                name: Name::new(name).unwrap(),
+                health,
+                reason: Reason::from_untrusted(&"R".repeat(Reason::MAX_BYTES)),
+                message: message.into(),
+                since: at(5),
+                flapping: true,
+                instances: InstanceCounts::default(),
+                failing: Vec::new(),
+            }),
+            required: true,
+            depends_on: Vec::new(),
+            caused_by: None,
+            ignored: false,
+        }
+    }
+
+    fn view(health: Health, components: Vec<MemberView>) -> ScopeView {
+        let mut summary = Summary::default();
+        components
+            .iter()
+            .for_each(|member| summary.add(member.component.health));
+        ScopeView {
+            namespace: Namespace::default(),
+            name: Name::new("shop").unwrap(),
+            health,
+            reason: Reason::POLICY_NOT_MET,
+            message: "why".into(),
+            since: at(5),
+            available: format!("{}/{}", summary.available(), summary.total),
+            summary,
+            root_cause: None,
+            root_causes: Vec::new(),
+            flapping: false,
+            alarming: true,
+            maintenance: None,
+            recovering: None,
+            stalled: Vec::new(),
+            notes: Vec::new(),
+            policy: PolicyView {
+                min_available: 100,
+                needed: 0,
+                unknown_policy: UnknownPolicy::Unknown,
+                min_healthy_seconds: 0,
+            },
+            components,
+            conditions: Vec::new(),
+        }
+    }
+
+    fn name(number: usize) -> String {
+        format!("{}{number:05}", "n".repeat(248))
+    }
+
+    #[test]
+    fn ten_thousand_components_with_the_longest_names_fit() {
+        let kind = format!("K{}", "k".repeat(62));
+        // Every character of the message needs an escape.
+        let message = "\"".repeat(condition::MAX_MESSAGE_BYTES);
+        let members: Vec<MemberView> = (0..10_000)
+            .map(|number| {
+                let mut member = member(&kind, &name(number), Health::Unhealthy, &message);
+                member.caused_by = Some(format!("{kind}.{}/{}", name(0), name(1)).into());
+                let component = Arc::make_mut(&mut member.component);
+                component.api_version = format!("{}/{}", name(number), "v".repeat(63)).into();
+                member
+            })
+            .collect();
+        let mut view = view(Health::Unhealthy, members);
+        view.root_cause = Some(format!("{}: {message}", name(1)));
+        view.message = message.clone();
+        view.stalled = vec![message.clone(); 100];
+        view.notes = vec![message.clone(); 100];
+        view.maintenance = Some(MaintenanceView {
+            active: true,
+            until: Some(at(1)),
+            reason: message,
+        });
+        let status = desired(&view, Some(i64::MAX), None, at(1));
+        let bytes = serde_json::to_string(&status).unwrap().len();
+        assert!(bytes <= MAX_BYTES, "{bytes}");
+        assert!(
+            status.truncated && status.components.len() > 20,
+            "{}",
+            status.components.len()
+        );
+    }
+
+    #[test]
+    fn usual_scopes_stay_small() {
+        let members = (0..10)
+            .map(|number| member("Deployment", &format!("web-{number}"), Health::Healthy, ""))
+            .collect();
+        let status = desired(&view(Health::Healthy, members), Some(1), None, at(1));
+        let bytes = serde_json::to_string(&status).unwrap().len();
+        assert!(bytes < 4_096, "{bytes}");
+    }
+
+    #[test]
+    fn healthy_components_are_listed_in_small_scopes_alone() {
+        #[track_caller]
+        fn check(healthy: usize, unhealthy: usize, listed: usize, truncated: bool) {
+            let sick = (0..unhealthy)
+                .map(|number| member("Component", &format!("s{number}"), Health::Unhealthy, "x"));
+            let well =
+                (0..healthy).map(|number| member("Component", &format!("w{number}"), Health::Healthy, ""));
+            let status = desired(
+                &view(Health::Unhealthy, sick.chain(well).collect()),
+                None,
+                None,
+                at(1),
+            );
+            assert_eq!(
+                (status.components.len(), status.truncated),
+                (listed, truncated),
+                "{healthy} {unhealthy}"
+            );
+        }
+        check(0, 0, 0, false);
+        check(9, 1, 10, false);
+        check(10, 1, 1, false);
+        check(11, 0, 0, false);
+        check(0, 50, 50, false);
+        check(1_000, 51, 50, true);
+    }
+
+    #[test]
+    fn times_alone_mean_nothing() {
+        let one = desired(
+            &view(
+                Health::Unhealthy,
+                vec![member("Component", "a", Health::Unhealthy, "x")],
+            ),
+            Some(1),
+            None,
+            at(1),
+        );
+        let mut other = one.clone();
+        other.last_aggregate_timestamp = Some(Time(at(9)));
+        other.conditions[0].last_transition_time = Time(at(9));
+        other.components[0].since = Some(Time(at(9)));
+        assert!(!means_different(&one, &other));
+        for change in [
+            |status: &mut HealthScopeStatus| status.health = Some(Health::Degraded),
+            |status: &mut HealthScopeStatus| status.observed_generation = Some(2),
+            |status: &mut HealthScopeStatus| status.components[0].message = "y".into(),
+            |status: &mut HealthScopeStatus| status.conditions[1].status = "True".into(),
+            |status: &mut HealthScopeStatus| status.truncated = true,
+            |status: &mut HealthScopeStatus| {
+                status.maintenance = Some(MaintenanceStatus {
+                    until: Some(Time(at(1))),
+                    ..Default::default()
+                });
+            },
+        ] {
+            let mut other = one.clone();
+            change(&mut other);
+            assert!(means_different(&one, &other));
+        }
+    }
+
+    #[test]
+    fn times_are_kept_while_nothing_changes() {
+        let members = |health| vec![member("Component", "a", health, "x")];
+        let first = desired(
+            &view(Health::Unhealthy, members(Health::Unhealthy)),
+            Some(1),
+            None,
+            at(100),
+        );
+        // A new aggregator knows of the trouble since later only.
+        let mut later = view(Health::Unhealthy, members(Health::Unhealthy));
+        Arc::make_mut(&mut later.components[0].component).since = at(200);
+        let second = desired(&later, Some(1), Some(&first), at(200));
+        assert_eq!(second, first);
+        let third = desired(
+            &view(Health::Healthy, members(Health::Healthy)),
+            Some(1),
+            Some(&second),
+            at(300),
+        );
+        assert_eq!(third.last_aggregate_timestamp, Some(Time(at(300))));
+        let times: Vec<(&str, i64)> = third
+            .conditions
+            .iter()
+            .map(|condition| {
+                (
+                    condition.type_.as_str(),
+                    condition.last_transition_time.0.as_second(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            times,
+            [
+                ("Ready", 100),
+                ("Healthy", 300),
+                ("Available", 300),
+                ("Stalled", 100)
+            ]
+        );
+    }
+
+    #[test]
+    fn conditions_follow_the_health() {
+        #[track_caller]
+        fn check(health: Health, stalled: &[&str], expected: [&str; 4]) {
+            let view = ScopeView {
+                stalled: stalled.iter().map(|&reason| reason.into()).collect(),
+                ..view(health, Vec::new())
+            };
+            let status = desired(&view, None, None, at(1));
+            let found: Vec<&str> = status
+                .conditions
+                .iter()
+                .map(|condition| condition.status.as_str())
+                .collect();
+            assert_eq!(found, expected, "{health} {stalled:?}");
+        }
+        // Ready, Healthy, Available, Stalled.
+        check(Health::Healthy, &[], ["True", "True", "True", "False"]);
+        check(Health::Degraded, &[], ["True", "False", "True", "False"]);
+        check(Health::Unknown, &[], ["True", "Unknown", "Unknown", "False"]);
+        check(Health::Unhealthy, &[], ["True", "False", "False", "False"]);
+        check(Health::Healthy, &["bad"], ["False", "True", "True", "True"]);
+    }
+}

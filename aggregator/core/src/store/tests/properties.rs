@@ -234,7 +234,7 @@ fn seen(world: &World) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn the_end_is_the_agents_truth(steps in proptest::collection::vec(any_step(), 1..80)) {
