@@ -364,7 +364,7 @@ fn changes(schemas: &mut SchemaGenerator) -> Vec<Operation> {
             path: "/api/v1/transitions",
             method: "get",
             id: "listTransitions",
-            summary: "The latest transitions of scopes and components, oldest first",
+            summary: "The latest transitions of scopes and components, or of probes when asked for, oldest first",
             parameters: vec![
                 (
                     "after",
@@ -378,7 +378,7 @@ fn changes(schemas: &mut SchemaGenerator) -> Vec<Operation> {
                     "level",
                     In::Query,
                     "Of this level only.",
-                    one_of(&["scope", "component"]),
+                    one_of(&["scope", "component", "probe"]),
                 ),
                 (
                     "limit",
@@ -526,7 +526,22 @@ fn machines() -> Vec<Operation> {
 
 #[cfg(test)]
 mod tests {
-    use {super::*, std::collections::BTreeSet};
+    use {
+        super::*,
+        std::{collections::BTreeSet, fs, path::Path},
+    };
+
+    #[test]
+    fn the_guide_names_every_operation() {
+        let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
+        let guide = fs::read_to_string(guide).unwrap();
+        for (path, methods) in document()["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                let named = format!("`{} {path}`", method.to_uppercase());
+                assert!(guide.contains(&named), "docs/api.md does not name {named}");
+            }
+        }
+    }
 
     fn references(value: &Value, found: &mut Vec<String>) {
         match value {
