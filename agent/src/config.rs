@@ -24,6 +24,8 @@ use {
     },
 };
 
+pub mod reader;
+
 /// The kind beside Component that may stand in the files; the aggregator reads it.
 const SCOPE_KIND: &str = "HealthScope";
 

@@ -6,7 +6,7 @@ use {
     healthscope_agent::{
         app::{App, Config},
         args::Args,
-        config::{self, Settings},
+        config::{self, Settings, reader},
         schedule::Limits,
     },
     healthscope_service::{
@@ -18,9 +18,11 @@ use {
     healthscope_shared::config::Component,
     rustix::process::{Resource, Rlimit, getrlimit, setrlimit},
     std::{
+        env,
         io::{self, Write},
         process::ExitCode,
         sync::Arc,
+        thread,
         time::Duration,
     },
     tokio::{runtime, sync::watch},
@@ -35,11 +37,21 @@ const MAX_BLOCKING_THREADS: usize = 8;
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    if let Err(error) = config::check(&args) {
-        Args::command().error(ErrorKind::ArgumentConflict, error).exit();
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == reader::ARGUMENT)
+    {
+        return match reader::serve(io::stdin().lock(), io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
     }
-    match start(args) {
+    // On a stack of its own, which is given back: reading the command line takes more of it than anything later.
+    let result = match thread::spawn(prepare).join() {
+        Ok(prepared) => prepared.and_then(Prepared::run),
+        Err(_) => Err(anyhow::anyhow!("a defect of the agent: its start panicked")),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; there is nowhere else to say so.
@@ -49,29 +61,52 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args) -> anyhow::Result<()> {
-    telemetry::init(args.log_format, None)?;
-    let descriptors = raise_descriptor_limit();
-    let settings = Settings::new(args)?;
-    let watcher = Watcher::load(&settings.path, config_files::INTERVAL, config::components)
-        .map_err(|problems| anyhow::anyhow!("the configuration cannot be used\n{problems}"))?;
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(MAX_BLOCKING_THREADS)
-        .thread_keep_alive(THREAD_KEEP_ALIVE)
-        .build()
-        .context("cannot start")?;
-    let result = runtime.block_on(run(settings, config::limits(descriptors), watcher));
-    // A name that is being resolved would hold the process for as long as the resolver likes.
-    runtime.shutdown_background();
-    result
-}
-
-async fn run(
+/// What the process runs with.
+struct Prepared {
     settings: Settings,
     limits: Limits,
     watcher: Watcher<Arc<Vec<Component>>>,
-) -> anyhow::Result<()> {
+}
+
+/// Reads command line and files. Ends the process when the command line is wrong or asks for help.
+fn prepare() -> anyhow::Result<Prepared> {
+    let args = Args::parse();
+    if let Err(error) = config::check(&args) {
+        Args::command().error(ErrorKind::ArgumentConflict, error).exit();
+    }
+    telemetry::init(args.log_format, None)?;
+    let limits = config::limits(raise_descriptor_limit());
+    let settings = Settings::new(args)?;
+    let watcher = Watcher::load(&settings.path, config_files::INTERVAL, reader::read_apart)
+        .map_err(|problems| anyhow::anyhow!("the configuration cannot be used\n{problems}"))?;
+    Ok(Prepared {
+        settings,
+        limits,
+        watcher,
+    })
+}
+
+impl Prepared {
+    fn run(self) -> anyhow::Result<()> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MAX_BLOCKING_THREADS)
+            .thread_keep_alive(THREAD_KEEP_ALIVE)
+            .build()
+            .context("cannot start")?;
+        let result = runtime.block_on(run(self));
+        // A name that is being resolved would hold the process for as long as the resolver likes.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+async fn run(prepared: Prepared) -> anyhow::Result<()> {
+    let Prepared {
+        settings,
+        limits,
+        watcher,
+    } = prepared;
     let Settings {
         path: _,
         agent,
