@@ -64,10 +64,6 @@ impl StoreSender {
     }
 
     /// Sends without waiting; a full queue gives the message back. Once the store has stopped there is nobody to tell.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the message is what the caller has anyway"
-    )]
     pub(crate) fn try_send(&self, message: ToStore) -> Result<(), ToStore> {
         match self.0.try_send(message) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),

@@ -122,7 +122,7 @@ impl Server {
         set_options(&stream, self.timing.write);
         let server = self.clone();
         self.tasks.spawn_small("connection", async move {
-            Box::pin(server.converse(stream, peer, place)).await
+            Box::pin(server.converse(stream, peer, place)).await;
         });
     }
 

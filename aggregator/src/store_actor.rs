@@ -201,7 +201,7 @@ impl StoreActor {
             }
             ToStore::Probed(probed) => self.answer_run(probed.request, Ok(probed)),
             ToStore::RunRefused { request, refused } => {
-                self.answer_run(request, Err(NoRun::Refused(refused)))
+                self.answer_run(request, Err(NoRun::Refused(refused)));
             }
         }
     }
@@ -238,7 +238,7 @@ impl StoreActor {
             Answer::Refused(refusal) => {
                 tracing::warn!(%refusal, "an agent was refused");
                 self.sessions.tell(session, |mail| {
-                    mail.end = Some((close_code(&refusal), refusal.to_string()))
+                    mail.end = Some((close_code(&refusal), refusal.to_string()));
                 });
             }
         }

@@ -6,19 +6,20 @@
 use {
     crate::{
         fleet::Shown,
+        intern::Table,
         rollup,
         view::{ComponentSummary, InstanceCounts},
     },
     healthscope_crd::{
         effective::{component_scope, is_file_component},
-        v1beta1::Summary,
+        v1beta1::{self, Summary},
     },
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::{ComponentKey, InstanceName},
+        name::{ComponentKey, InstanceName, Kind, Namespace},
     },
     std::{
-        collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+        collections::{BTreeMap, BTreeSet, HashMap},
         sync::Arc,
     },
 };
@@ -53,6 +54,18 @@ pub(crate) enum Sort {
     Other,
 }
 
+impl Sort {
+    fn of(key: &ComponentKey) -> Self {
+        if is_file_component(key) {
+            Self::File
+        } else if component_scope(key).is_some() {
+            Self::Scope
+        } else {
+            Self::Other
+        }
+    }
+}
+
 /// A component.
 #[derive(Debug)]
 pub(crate) struct Component {
@@ -78,26 +91,20 @@ pub(crate) struct Component {
     /// Milliseconds of the wall clock.
     pub(crate) since: i64,
     /// What a nested scope says.
-    pub(crate) nested: Option<Verdict>,
+    pub(crate) nested: Option<Box<Verdict>>,
     /// What was last handed out; kept only for members of scopes.
     pub(crate) summary: Option<Arc<ComponentSummary>>,
     pub(crate) dirty: bool,
 }
 
 impl Component {
-    fn new(key: Arc<ComponentKey>, now_ms: i64, labels: Arc<BTreeMap<String, String>>) -> Self {
-        let sort = if is_file_component(&key) {
-            Sort::File
-        } else if component_scope(&key).is_some() {
-            Sort::Scope
-        } else {
-            Sort::Other
-        };
-        let api_version = match &sort {
-            Sort::File => healthscope_crd::v1beta1::FILE_API_VERSION.into(),
-            Sort::Scope => healthscope_crd::v1beta1::API_VERSION.into(),
-            Sort::Other => key.group.as_str().into(),
-        };
+    fn new(
+        key: Arc<ComponentKey>,
+        sort: Sort,
+        api_version: Arc<str>,
+        labels: Arc<BTreeMap<String, String>>,
+        now_ms: i64,
+    ) -> Self {
         Self {
             key,
             sort,
@@ -152,7 +159,7 @@ impl Component {
 
     /// The health alone of [`Self::verdict`], without any text.
     pub(crate) fn measured(&self, starting: bool) -> Health {
-        rollup::inside(self.counts).unwrap_or_else(|| match (&self.sort, &self.nested) {
+        rollup::inside(self.counts).unwrap_or(match (&self.sort, &self.nested) {
             (Sort::Scope, Some(nested)) => nested.health,
             (Sort::Scope, None) => Health::Unhealthy,
             (Sort::File, _) if self.declared || starting => Health::Unknown,
@@ -165,7 +172,7 @@ impl Component {
     fn absent(&self, starting: bool) -> Verdict {
         let health = self.measured(starting);
         match (&self.sort, &self.nested) {
-            (Sort::Scope, Some(nested)) => nested.clone(),
+            (Sort::Scope, Some(nested)) => Verdict::clone(nested),
             (Sort::Scope, None) => Verdict::new(
                 health,
                 Reason::NOT_FOUND,
@@ -235,6 +242,10 @@ impl Component {
                 self.sick.insert(sick);
             } else {
                 self.sick.remove(&sick);
+                if self.sick.is_empty() {
+                    // An empty set that once held something keeps its memory.
+                    self.sick = BTreeSet::new();
+                }
             }
         }
     }
@@ -243,12 +254,14 @@ impl Component {
 /// All components.
 #[derive(Debug, Default)]
 pub(crate) struct Components {
-    table: Vec<Option<Component>>,
+    table: Vec<Option<Box<Component>>>,
     free: Vec<ComponentId>,
     by_key: HashMap<Arc<ComponentKey>, ComponentId>,
-    no_labels: Arc<BTreeMap<String, String>>,
-    /// Label sets, each once: components that are copies of each other have the same.
-    labels: HashSet<Arc<BTreeMap<String, String>>>,
+    /// What components have in common, each once.
+    labels: Table<BTreeMap<String, String>>,
+    api_versions: Table<str>,
+    namespaces: Table<Namespace>,
+    kinds: Table<Kind>,
     /// Positions of the dirty ones, each once.
     dirty: Vec<ComponentId>,
     /// How many there are of each health, in the order of [`Health::ALL`], nested scopes apart.
@@ -266,8 +279,30 @@ impl Components {
             return id;
         }
         self.by_health[Health::Unknown as usize] += u32::from(component_scope(key).is_none());
-        let key = Arc::new(key.clone());
-        let component = Component::new(Arc::clone(&key), now_ms, Arc::clone(&self.no_labels));
+        let key = Arc::new(ComponentKey {
+            namespace: Namespace::clone(
+                &self
+                    .namespaces
+                    .share_as(&key.namespace, || Arc::new(key.namespace.clone())),
+            ),
+            group: key.group.clone(),
+            kind: Kind::clone(&self.kinds.share_as(&key.kind, || Arc::new(key.kind.clone()))),
+            name: key.name.clone(),
+        });
+        let labels = self.share_labels(&BTreeMap::new());
+        let sort = Sort::of(&key);
+        let api_version = self.share_api_version(match sort {
+            Sort::File => v1beta1::FILE_API_VERSION,
+            Sort::Scope => v1beta1::API_VERSION,
+            Sort::Other => &key.group,
+        });
+        let component = Box::new(Component::new(
+            Arc::clone(&key),
+            sort,
+            api_version,
+            labels,
+            now_ms,
+        ));
         let id = match self.free.pop() {
             Some(id) => {
                 self.table[id as usize] = Some(component);
@@ -286,18 +321,18 @@ impl Components {
     /// When there is no such component: positions are only kept where the component is.
     pub(crate) fn get(&self, id: ComponentId) -> &Component {
         self.table[id as usize]
-            .as_ref()
+            .as_deref()
             .expect("the position of a component that is kept")
     }
 
     /// As [`Self::get`].
     pub(crate) fn get_mut(&mut self, id: ComponentId) -> &mut Component {
         self.table[id as usize]
-            .as_mut()
+            .as_deref_mut()
             .expect("the position of a component that is kept")
     }
 
-    pub(crate) fn remove(&mut self, id: ComponentId) -> Option<Component> {
+    pub(crate) fn remove(&mut self, id: ComponentId) -> Option<Box<Component>> {
         let component = self.table[id as usize].take()?;
         self.by_health[component.health as usize] -= u32::from(!component.is_scope());
         self.by_key.remove(&component.key);
@@ -312,7 +347,7 @@ impl Components {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ComponentId, &Component)> {
         (0..)
             .zip(&self.table)
-            .filter_map(|(id, component)| Some((id, component.as_ref()?)))
+            .filter_map(|(id, component)| Some((id, component.as_deref()?)))
     }
 
     /// All positions, ascending.
@@ -369,21 +404,15 @@ impl Components {
     }
 
     /// The one copy of these labels.
-    pub(crate) fn share_labels(&mut self, labels: BTreeMap<String, String>) -> Arc<BTreeMap<String, String>> {
-        /// Below so many sets nothing is dropped: it would not be worth the look.
-        const FLOOR: usize = 1_024;
+    pub(crate) fn share_labels(
+        &mut self,
+        labels: &BTreeMap<String, String>,
+    ) -> Arc<BTreeMap<String, String>> {
+        self.labels.share_as(labels, || Arc::new(labels.clone()))
+    }
 
-        if labels.is_empty() {
-            return Arc::clone(&self.no_labels);
-        }
-        if let Some(shared) = self.labels.get(&labels) {
-            return Arc::clone(shared);
-        }
-        if self.labels.len() >= (self.by_key.len() * 2).max(FLOOR) {
-            self.labels.retain(|labels| Arc::strong_count(labels) > 1);
-        }
-        let shared = Arc::new(labels);
-        self.labels.insert(Arc::clone(&shared));
-        shared
+    /// The one copy of this `apiVersion`.
+    pub(crate) fn share_api_version(&mut self, api_version: &str) -> Arc<str> {
+        self.api_versions.share(api_version)
     }
 }

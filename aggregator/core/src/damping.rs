@@ -140,6 +140,14 @@ impl HealthFlap {
 mod tests {
     use {super::*, healthscope_shared::health::Reason};
 
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "there is no other way to an instant; tests only add to it"
+    )]
+    fn any_instant() -> Instant {
+        Instant::now()
+    }
+
     fn verdict(health: Health) -> Verdict {
         Verdict::new(health, Reason::UNKNOWN, health.as_str())
     }
@@ -147,7 +155,7 @@ mod tests {
     /// Feeds (second, measured) and compares with (shown, second of the next look).
     #[track_caller]
     fn check(min_healthy: u64, steps: &[(u64, Health, Health, Option<u64>)]) {
-        let start = Instant::now();
+        let start = any_instant();
         let mut damping = Damping::default();
         for &(second, measured, expected, deadline) in steps {
             let now = start + Duration::from_secs(second);
@@ -244,7 +252,7 @@ mod tests {
     /// Changes at the given seconds; whether the flag is up at each look.
     #[track_caller]
     fn check_flap(changes: &[u64], looks: &[(u64, bool)]) {
-        let start = Instant::now();
+        let start = any_instant();
         let mut flap = HealthFlap::new(start);
         let mut health = Healthy;
         flap.observe(health, start);
@@ -274,7 +282,7 @@ mod tests {
 
     #[test]
     fn starting_up_is_not_flapping() {
-        let now = Instant::now();
+        let now = any_instant();
         let mut flap = HealthFlap::new(now);
         flap.observe(Unknown, now);
         flap.observe(Healthy, now);

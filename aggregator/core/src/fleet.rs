@@ -8,7 +8,7 @@ use {
     crate::{
         component::{ComponentId, InstanceId},
         event::{Limits, Now, Opened, Refusal, SessionId},
-        intern::Texts,
+        intern::Table,
         rollup::{self, Cause},
         view::Presence,
     },
@@ -88,8 +88,7 @@ impl Shown {
 /// One probe of one instance.
 #[derive(Debug)]
 pub(crate) struct Probe {
-    pub(crate) name: Arc<str>,
-    pub(crate) target: Arc<str>,
+    pub(crate) shape: Arc<Shape>,
     /// Present while there is more to say than that it passes.
     pub(crate) detail: Option<Box<Detail>>,
     /// Milliseconds of the wall clock since which the state has lasted; 0 before the first record.
@@ -98,9 +97,6 @@ pub(crate) struct Probe {
     /// Position of its instance within the agent.
     instance: u32,
     pub(crate) streak: i32,
-    pub(crate) success_threshold: u32,
-    pub(crate) failure_threshold: u32,
-    pub(crate) period_ms: u32,
     pub(crate) runs: u32,
     pub(crate) failures: u32,
     pub(crate) errors: u32,
@@ -109,12 +105,22 @@ pub(crate) struct Probe {
     pub(crate) avg_us: u32,
     pub(crate) max_us: u32,
     pub(crate) p99_us: u32,
-    pub(crate) kind: ProbeKind,
     pub(crate) state: ProbeState,
     pub(crate) flapping: bool,
     pub(crate) error: bool,
     /// The state was found by a former run of the agent, or under a former id.
     stale: bool,
+}
+
+/// What was announced of a probe; the same for all copies of a component.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    pub(crate) name: Arc<str>,
+    pub(crate) target: Arc<str>,
+    pub(crate) kind: ProbeKind,
+    pub(crate) success_threshold: u32,
+    pub(crate) failure_threshold: u32,
+    pub(crate) period_ms: u32,
 }
 
 /// What there is to say about a probe beyond its state.
@@ -242,7 +248,7 @@ impl Agent {
             None => Shown::Probes(rollup::instance(
                 self.probes_of(instance)
                     .iter()
-                    .map(|probe| (probe.kind, probe.state)),
+                    .map(|probe| (probe.shape.kind, probe.state)),
             )),
         }
     }
@@ -313,12 +319,13 @@ pub(crate) struct Fleet {
     limits: Limits,
     patience: Patience,
     started: Instant,
-    agents: Vec<Option<Agent>>,
+    agents: Vec<Option<Box<Agent>>>,
     free: Vec<u32>,
     by_name: HashMap<AgentName, u32>,
     sessions: HashMap<SessionId, u32>,
     deadlines: BTreeSet<(Instant, u32)>,
-    texts: Texts,
+    texts: Table<str>,
+    shapes: Table<Shape>,
     pub(crate) instances: usize,
     pub(crate) probes: usize,
     pub(crate) missed: u64,
@@ -335,7 +342,8 @@ impl Fleet {
             by_name: HashMap::new(),
             sessions: HashMap::new(),
             deadlines: BTreeSet::new(),
-            texts: Texts::default(),
+            texts: Table::default(),
+            shapes: Table::default(),
             instances: 0,
             probes: 0,
             missed: 0,
@@ -346,13 +354,13 @@ impl Fleet {
     /// When there is no such agent: positions are only kept where the agent is.
     pub(crate) fn get(&self, agent: u32) -> &Agent {
         self.agents[agent as usize]
-            .as_ref()
+            .as_deref()
             .expect("the position of an agent that is kept")
     }
 
     fn get_mut(&mut self, agent: u32) -> &mut Agent {
         self.agents[agent as usize]
-            .as_mut()
+            .as_deref_mut()
             .expect("the position of an agent that is kept")
     }
 
@@ -367,7 +375,7 @@ impl Fleet {
 
     /// All agents, in no order that means anything.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Agent> {
-        self.agents.iter().flatten()
+        self.agents.iter().flatten().map(|agent| &**agent)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -406,7 +414,7 @@ impl Fleet {
                         limit: self.limits.agents,
                     });
                 }
-                self.add(Agent {
+                self.add(Box::new(Agent {
                     name,
                     epoch,
                     version: Arc::clone(&version),
@@ -430,7 +438,7 @@ impl Fleet {
                     hold_until: None,
                     held: BTreeMap::new(),
                     armed: None,
-                })
+                }))
             }
         };
         let agent = self.get_mut(at);
@@ -471,7 +479,7 @@ impl Fleet {
         })
     }
 
-    fn add(&mut self, agent: Agent) -> u32 {
+    fn add(&mut self, agent: Box<Agent>) -> u32 {
         let name = agent.name.clone();
         let at = match self.free.pop() {
             Some(at) => {
@@ -531,7 +539,7 @@ impl Fleet {
         let now_ms = now.wall.as_millisecond();
         let at = agent;
         let agent = self.agents[at as usize]
-            .as_mut()
+            .as_deref_mut()
             .expect("the position of an agent that is kept");
         let same_run = agent.announced;
         if !same_run {
@@ -563,7 +571,7 @@ impl Fleet {
             let first = u32::try_from(probes.len()).expect("the limits keep probes under 2^32");
             let position = u32::try_from(instances.len()).expect("the limits keep instances under 2^32");
             for probe in announced {
-                let mut probe = new_probe(probe, position, &mut self.texts);
+                let mut probe = new_probe(probe, position, &mut self.texts, &mut self.shapes);
                 if let Some(before) = before {
                     let range = before.first as usize..(before.first + before.count) as usize;
                     any_stale |= inherit(&mut probe, &mut old_probes[range], same_run, agent.gone.is_none());
@@ -831,7 +839,7 @@ impl Fleet {
     }
 
     /// Forgets an agent without a session; its instances, which the caller must count out, come back.
-    pub(crate) fn forget(&mut self, agent: u32) -> Option<Agent> {
+    pub(crate) fn forget(&mut self, agent: u32) -> Option<Box<Agent>> {
         if self.get(agent).session.is_some() {
             return None;
         }
@@ -937,7 +945,12 @@ fn agent_is_empty(agent: &Agent) -> bool {
     agent.instances.is_empty() && agent.session.is_none()
 }
 
-fn new_probe(announced: AnnouncedProbe, instance: u32, texts: &mut Texts) -> Probe {
+fn new_probe(
+    announced: AnnouncedProbe,
+    instance: u32,
+    texts: &mut Table<str>,
+    shapes: &mut Table<Shape>,
+) -> Probe {
     let AnnouncedProbe {
         id,
         name,
@@ -948,17 +961,21 @@ fn new_probe(announced: AnnouncedProbe, instance: u32, texts: &mut Texts) -> Pro
         success_threshold,
         failure_threshold,
     } = announced;
-    Probe {
+    let shape = Shape {
         name: texts.share(name.as_str()),
         target: texts.share(&target),
+        kind,
+        success_threshold,
+        failure_threshold,
+        period_ms: u32::try_from(period_ms).unwrap_or(u32::MAX),
+    };
+    Probe {
+        shape: shapes.share_as(&shape, || Arc::new(shape.clone())),
         detail: None,
         since: 0,
         id,
         instance,
         streak: 0,
-        success_threshold,
-        failure_threshold,
-        period_ms: u32::try_from(period_ms).unwrap_or(u32::MAX),
         runs: 0,
         failures: 0,
         errors: 0,
@@ -967,7 +984,6 @@ fn new_probe(announced: AnnouncedProbe, instance: u32, texts: &mut Texts) -> Pro
         avg_us: 0,
         max_us: 0,
         p99_us: 0,
-        kind,
         state: ProbeState::Pending,
         flapping: false,
         error: false,
@@ -978,7 +994,10 @@ fn new_probe(announced: AnnouncedProbe, instance: u32, texts: &mut Texts) -> Pro
 /// Takes over the state of the probe that `new` was before; whether that state waits to be confirmed.
 fn inherit(new: &mut Probe, old: &mut [Option<Probe>], same_run: bool, is_believed: bool) -> bool {
     let is_same = |old: &Probe| old.id == new.id && same_run;
-    let is_alike = |old: &Probe| old.name == new.name && old.kind == new.kind && old.target == new.target;
+    let is_alike = |old: &Probe| {
+        (&old.shape.name, &old.shape.target, old.shape.kind)
+            == (&new.shape.name, &new.shape.target, new.shape.kind)
+    };
     let position =
         |matches: &dyn Fn(&Probe) -> bool| old.iter().position(|old| old.as_ref().is_some_and(matches));
     let (found, confirmed) = match (position(&is_same), position(&is_alike)) {
@@ -991,14 +1010,9 @@ fn inherit(new: &mut Probe, old: &mut [Option<Probe>], same_run: bool, is_believ
     };
     let stale = old.state != ProbeState::Pending && (old.stale || !confirmed);
     *new = Probe {
-        name: Arc::clone(&new.name),
-        target: Arc::clone(&new.target),
+        shape: Arc::clone(&new.shape),
         id: new.id,
         instance: new.instance,
-        success_threshold: new.success_threshold,
-        failure_threshold: new.failure_threshold,
-        period_ms: new.period_ms,
-        kind: new.kind,
         stale,
         ..old
     };

@@ -239,7 +239,7 @@ impl Store {
             let component = self.components.find_or_add(&component, now.wall.as_millisecond());
             touched.insert(component);
             if !self.components.get(component).declared {
-                self.describe(component, labels, depends_on);
+                self.describe(component, &labels, depends_on);
             }
             new.push(NewInstance {
                 component,
@@ -503,7 +503,7 @@ impl Store {
     }
 
     /// Sets what a component says of itself; the caller places it.
-    fn describe(&mut self, id: ComponentId, labels: BTreeMap<String, String>, depends_on: Vec<String>) {
+    fn describe(&mut self, id: ComponentId, labels: &BTreeMap<String, String>, depends_on: Vec<String>) {
         let component = self.components.get(id);
         if component.depends_on != depends_on {
             let scopes = component.scopes.clone();
@@ -512,7 +512,7 @@ impl Store {
                 self.mark_members(scope);
             }
         }
-        if *self.components.get(id).labels != labels {
+        if *self.components.get(id).labels != *labels {
             let labels = self.components.share_labels(labels);
             self.components.get_mut(id).labels = labels;
         }
@@ -566,7 +566,7 @@ impl Store {
         } in components
         {
             let id = self.components.find_or_add(&key, now_ms);
-            let labels = self.components.share_labels(labels);
+            let labels = self.components.share_labels(&labels);
             let component = self.components.get_mut(id);
             component.declared = true;
             component.labels = labels;
@@ -578,11 +578,12 @@ impl Store {
             };
             for member in &spec.members {
                 let id = self.components.find_or_add(&member.key, now_ms);
+                let api_version = self.components.share_api_version(&member.api_version);
                 let component = self.components.get_mut(id);
                 component
                     .named_by
                     .push(u32::try_from(position).expect("fewer scopes than 2^32"));
-                component.api_version = member.api_version.as_str().into();
+                component.api_version = api_version;
             }
         }
         self.connect_nested();
@@ -649,7 +650,7 @@ impl Store {
                 let nested = scope
                     .nested_verdict()
                     .unwrap_or_else(|| Verdict::new(Health::Unknown, Reason::STARTING, "not rolled up yet"));
-                self.components.get_mut(id).nested = Some(nested);
+                self.components.get_mut(id).nested = Some(Box::new(nested));
             }
         }
     }

@@ -42,10 +42,9 @@ const BUSY: Duration = Duration::from_secs(1);
 impl Ingest {
     /// Waits for the connection to be ours, then holds the session until it ends.
     pub(super) async fn converse(self: Arc<Self>, from: From, upgrade: OnUpgrade, open: OpenSession) {
-        let upgraded = match time::timeout(self.timing.handshake, upgrade).await {
-            Ok(Ok(upgraded)) => upgraded,
+        let Ok(Ok(upgraded)) = time::timeout(self.timing.handshake, upgrade).await else {
             // The peer was gone before it had our answer.
-            Ok(Err(_)) | Err(_) => return,
+            return;
         };
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
             unreachable!("every connection is served as a Stream");

@@ -7,7 +7,7 @@ use {
     },
     http::{
         StatusCode,
-        header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+        header::{CONTENT_TYPE, HeaderName, HeaderValue},
     },
     schemars::JsonSchema,
     serde::Serialize,
@@ -22,7 +22,7 @@ pub(crate) const CONTENT: &str = "application/problem+json";
 pub(crate) struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What is sent (RFC 9457, 3). `type` is always `about:blank`: the status says what kind of problem it is.
@@ -45,7 +45,7 @@ impl Problem {
         Self {
             status,
             detail: detail.into(),
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -71,7 +71,7 @@ impl Problem {
     }
 
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 }
@@ -92,7 +92,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&document).expect("a problem document has only string keys");
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
-        *response.headers_mut() = headers;
+        response.headers_mut().extend(headers);
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static(CONTENT));

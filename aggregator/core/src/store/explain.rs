@@ -43,13 +43,18 @@ pub(super) fn instance_reason<'a>(
         Shown::Probes(Cause::NoProbes) => (Reason::UNKNOWN, format!("{name} has no probes")),
         Shown::Probes(Cause::Failing(position)) => {
             let probe = probe(position);
-            let reason = match probe.kind {
+            let reason = match probe.shape.kind {
                 ProbeKind::Liveness => Reason::LIVENESS_FAILED,
                 ProbeKind::Readiness | ProbeKind::Startup => Reason::READINESS_FAILED,
             };
             (
                 reason,
-                format!("{} {} on {name}: {}", probe.kind, probe.target, why(probe)),
+                format!(
+                    "{} {} on {name}: {}",
+                    probe.shape.kind,
+                    probe.shape.target,
+                    why(probe)
+                ),
             )
         }
         Shown::Probes(Cause::NotStarted(position)) => {
@@ -58,10 +63,10 @@ pub(super) fn instance_reason<'a>(
                 Some(detail) if !detail.message.is_empty() => {
                     format!(
                         "startup {} on {name} has not passed yet: {}",
-                        probe.target, detail.message
+                        probe.shape.target, detail.message
                     )
                 }
-                Some(_) | None => format!("startup {} on {name} has not passed yet", probe.target),
+                Some(_) | None => format!("startup {} on {name} has not passed yet", probe.shape.target),
             };
             (Reason::STARTING, text)
         }
@@ -69,7 +74,10 @@ pub(super) fn instance_reason<'a>(
             let probe = probe(position);
             (
                 Reason::STARTING,
-                format!("{} {} on {name} has no verdict yet", probe.kind, probe.target),
+                format!(
+                    "{} {} on {name} has no verdict yet",
+                    probe.shape.kind, probe.shape.target
+                ),
             )
         }
         Shown::Lost => (Reason::AGENT_LOST, gone(agent, name, "is lost")),
@@ -131,10 +139,10 @@ pub(super) fn probe_view(probe: &Probe) -> ProbeView {
         None => (Reason::PASSING, String::new(), String::new()),
     };
     ProbeView {
-        probe: Arc::clone(&probe.name),
-        kind: probe.kind,
-        handler: handler(&probe.target).into(),
-        target: Arc::clone(&probe.target),
+        probe: Arc::clone(&probe.shape.name),
+        kind: probe.shape.kind,
+        handler: handler(&probe.shape.target).into(),
+        target: Arc::clone(&probe.shape.target),
         state: probe.state,
         reason,
         message,
@@ -152,8 +160,8 @@ pub(super) fn probe_view(probe: &Probe) -> ProbeView {
 fn attempt(probe: &Probe) -> Option<String> {
     let number = probe.streak.unsigned_abs();
     let of = match (probe.streak, probe.state) {
-        (1.., ProbeState::Pending | ProbeState::Failing) => probe.success_threshold,
-        (..0, ProbeState::Pending | ProbeState::Passing) => probe.failure_threshold,
+        (1.., ProbeState::Pending | ProbeState::Failing) => probe.shape.success_threshold,
+        (..0, ProbeState::Pending | ProbeState::Passing) => probe.shape.failure_threshold,
         (0, _) | (1.., ProbeState::Passing) | (..0, ProbeState::Failing) => return None,
     };
     (number < of).then(|| format!("{number}/{of}"))
@@ -200,7 +208,7 @@ pub(super) fn log_probe(
     let change = Change::Probe {
         from,
         to,
-        probe: Arc::clone(&probe.name),
+        probe: Arc::clone(&probe.shape.name),
         instance: instance.name.clone(),
         agent: agent.name.clone(),
         seq,

@@ -217,9 +217,9 @@ impl Store {
         let nested = scope.component.zip(scope.nested_verdict());
         changes.scopes.extend(entry);
         if let Some((id, verdict)) = nested
-            && self.components.get(id).nested.as_ref() != Some(&verdict)
+            && self.components.get(id).nested.as_deref() != Some(&verdict)
         {
-            self.components.get_mut(id).nested = Some(verdict);
+            self.components.get_mut(id).nested = Some(Box::new(verdict));
             self.settle(id, now);
             for id in self.components.take_dirty() {
                 self.publish_component(id, changes);

@@ -112,7 +112,7 @@ impl Store {
         let mut targets = Vec::new();
         for (agent, instance) in self.instances_of(id) {
             for candidate in agent.probes_of(instance) {
-                if probe.is_some_and(|probe| probe.as_str() != &*candidate.name) {
+                if probe.is_some_and(|probe| probe.as_str() != &*candidate.shape.name) {
                     continue;
                 }
                 is_known = true;
@@ -120,7 +120,7 @@ impl Store {
                 targets.push(ProbeTarget {
                     session,
                     id: candidate.id,
-                    probe: Arc::clone(&candidate.name),
+                    probe: Arc::clone(&candidate.shape.name),
                     instance: instance.name.clone(),
                     agent: agent.name.clone(),
                 });
@@ -191,7 +191,7 @@ fn instance_view(agent: &Agent, instance: &Instance) -> InstanceView {
 
 fn full_probe_view(probe: &Probe) -> ProbeView {
     let runs = RunsView {
-        period_ms: probe.period_ms,
+        period_ms: probe.shape.period_ms,
         total: probe.runs,
         failures: probe.failures,
         errors: probe.errors,

@@ -180,7 +180,7 @@ fn another_target_is_another_probe() {
     });
     let again = world.connect("laptop", 2);
     world.announce_with(&again, "web/web-1: readiness", |instance| {
-        instance.probes[0].target = "tcp web:2".into()
+        instance.probes[0].target = "tcp web:2".into();
     });
     world.expect(&["web Healthy → Unknown (Starting): readiness tcp web:2 on web-1 has no verdict yet"]);
 }
