@@ -2,7 +2,7 @@
 //! takes in what they found and says what changed.
 //!
 //! Holds no policy of its own, knows nothing of files, sessions and aggregators, and never waits for whoever reads its
-//! events: when [`Event`]s are not read, up to [`MAX_BACKLOG`] of them are kept, then the oldest notes are dropped and
+//! events: when [`Event`]s are not read, up to `MAX_BACKLOG` of them are kept, then the oldest notes are dropped and
 //! counted, and when only transitions are left, the oldest of those. The receiver's own queue and this backlog together
 //! outlast any reader that is merely slow; a reader that lost something sees it in [`Counters`] and asks for a
 //! [`Command::Snapshot`].

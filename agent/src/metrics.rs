@@ -1,7 +1,7 @@
 //! The agent's `/metrics`: counters of engine and uplink in Prometheus' text format.
 //!
 //! The counts live where they are counted; nothing is copied before somebody asks. Every label comes from a closed set,
-//! but for the names of components, of which there are at most [`MAX_CONTAINERS`]. Every label set is there from the
+//! but for the names of components, of which there are at most `MAX_CONTAINERS`. Every label set is there from the
 //! start, so that zero can be told from missing.
 
 use {

@@ -41,10 +41,7 @@ enum Mode {
     FloorServer(floor::FloorArgs),
     /// Not a bench: what `checks` and `lateness` check.
     #[command(hide = true)]
-    CheckTarget {
-        http: SocketAddr,
-        tcp: SocketAddr,
-    },
+    CheckTarget { http: SocketAddr, tcp: SocketAddr },
     /// Not a bench: one way of checking.
     #[command(hide = true)]
     CheckWorker(checks::WorkerArgs),

@@ -45,9 +45,15 @@ impl Threshold {
             (false, streak) => streak.saturating_sub(1),
         };
         let (reached, next) = if success {
-            (self.streak.unsigned_abs() >= self.success.get(), ProbeState::Passing)
+            (
+                self.streak.unsigned_abs() >= self.success.get(),
+                ProbeState::Passing,
+            )
         } else {
-            (self.streak.unsigned_abs() >= self.failure.get(), ProbeState::Failing)
+            (
+                self.streak.unsigned_abs() >= self.failure.get(),
+                ProbeState::Failing,
+            )
         };
         let former = self.state;
         if !reached || former == next {

@@ -218,7 +218,11 @@ async fn servers_that_hang_refuse_or_speak_something_else_are_told_apart() {
     failed(&outcome, Reason::TIMED_OUT, "no answer within 300ms");
 
     let port = crate::target::closed_port();
-    failed(&run(grpc(port, "")).await, Reason::CONNECTION_REFUSED, "connection refused");
+    failed(
+        &run(grpc(port, "")).await,
+        Reason::CONNECTION_REFUSED,
+        "connection refused",
+    );
 
     let http1 = Target::raw(|mut stream| {
         let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n");

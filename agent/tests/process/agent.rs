@@ -92,6 +92,7 @@ impl Drop for Agent {
 }
 
 impl Agent {
+    #[allow(clippy::print_stdout, reason = "shown with the test that fails")]
     pub(crate) fn start(home: &Home, mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -103,7 +104,6 @@ impl Agent {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                // Seen when the test fails.
                 println!("agent: {line}");
                 tell.send_modify(|log: &mut Vec<String>| log.push(line));
             }

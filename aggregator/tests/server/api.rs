@@ -419,7 +419,7 @@ async fn the_status_tells_what_is_wrong_with_the_configuration() {
 #[tokio::test]
 async fn a_busy_store_holds_agents_back_and_loses_nothing() {
     let served = serve_with(SHOP, |config| {
-        config.limits.session.records_per_second = 1_000_000
+        config.limits.session.records_per_second = 1_000_000;
     })
     .await;
     let mut agent = Agent::join(&served, "one").await;

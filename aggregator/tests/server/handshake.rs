@@ -121,7 +121,7 @@ async fn agents_over_the_limit_are_told_to_come_back() {
 async fn a_connection_that_says_nothing_is_closed() {
     use tokio::{io::AsyncReadExt, net::TcpStream};
     let served = serve_with(SHOP, |config| {
-        config.timing.header = std::time::Duration::from_millis(50)
+        config.timing.header = std::time::Duration::from_millis(50);
     })
     .await;
     let mut silent = TcpStream::connect(served.address).await.unwrap();

@@ -1,5 +1,7 @@
 //! A real aggregator on loopback, asked and annoyed over real sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod agents;
 mod api;
 mod handshake;

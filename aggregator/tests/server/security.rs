@@ -14,7 +14,7 @@ const FORM: &str = "content-type: application/x-www-form-urlencoded";
 #[tokio::test]
 async fn host_names_that_are_not_known_are_refused() {
     let served = serve_with(SHOP, |config| {
-        config.allowed_hosts = vec!["health.example.org".into()]
+        config.allowed_hosts = vec!["health.example.org".into()];
     })
     .await;
     for good in [

@@ -409,7 +409,7 @@ fn dependencies(written: &[String], errors: &mut Errors<'_>) -> Vec<Dependency> 
         let mut errors = errors.index("dependsOn", index);
         match text.parse::<Dependency>() {
             Ok(dependency) if !seen.insert(dependency.clone()) => {
-                errors.push(format!("{dependency} is written twice"))
+                errors.push(format!("{dependency} is written twice"));
             }
             Ok(dependency) => dependencies.push(dependency),
             Err(error) => errors.push(format!("{error}; write name or Kind/name")),

@@ -372,7 +372,7 @@ mod tests {
         );
         assert_eq!(
             policy["unknownPolicy"]["enum"],
-            serde_json::json!(["Unknown", "Unhealthy", "Ignore", null])
+            serde_json::json!(["Unknown", "Unhealthy", "Ignore"])
         );
         assert_eq!(spec["maintenance"]["properties"]["until"]["format"], "date-time");
         assert_eq!(

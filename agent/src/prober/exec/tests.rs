@@ -202,7 +202,11 @@ async fn a_descendant_that_left_the_group_does_not_hold_the_run() {
 
 #[tokio::test]
 async fn a_gigabyte_of_output_is_drained_and_ten_kib_are_kept() {
-    let found = run_for(SECONDS * 5, &["sh", "-c", "head -c 1000000000 /dev/zero | tr '\\0' x; exit 4"]).await;
+    let found = run_for(
+        SECONDS * 5,
+        &["sh", "-c", "head -c 1000000000 /dev/zero | tr '\\0' x; exit 4"],
+    )
+    .await;
     assert_eq!(found.result, exit_code());
     assert_eq!(found.output.len(), MAX_READ_BYTES);
     assert!(found.output.bytes().all(|byte| byte == b'x'));

@@ -216,7 +216,19 @@ struct World {
     is_dusk: bool,
     at_peace: bool,
     statistics: Statistics,
-    verbose: bool,
+    trace: Trace,
+}
+
+/// Tells what happens, when one seed is looked at.
+struct Trace(bool);
+
+impl Trace {
+    #[allow(clippy::print_stdout, reason = "this is what it is for")]
+    fn say(&self, now: u64, what: impl FnOnce() -> String) {
+        if self.0 {
+            println!("{:>9.3} {}", now as f64 / 1_000.0, what());
+        }
+    }
 }
 
 #[expect(
@@ -259,7 +271,7 @@ pub(crate) fn run(seed: u64, verbose: bool) -> Statistics {
         is_dusk: false,
         at_peace: false,
         statistics: Statistics::default(),
-        verbose,
+        trace: Trace(verbose),
     };
     world.populate();
     world.play();
@@ -327,9 +339,7 @@ impl World {
     }
 
     fn say(&self, what: impl FnOnce() -> String) {
-        if self.verbose {
-            println!("{:>9.3} {}", self.now as f64 / 1_000.0, what());
-        }
+        self.trace.say(self.now, what);
     }
 
     fn instant(&self) -> Instant {
@@ -648,13 +658,13 @@ impl World {
         id
     }
 
-    fn agent_hears(&mut self, at: usize, id: u64, received: Received) {
+    fn agent_hears(&mut self, at: usize, id: u64, received: &Received) {
         self.say(|| format!("{id} < {}", received.shown()));
         let now = self.instant();
         let Some(process) = &mut self.agents[at].process else {
             return;
         };
-        let frame = match &received {
+        let frame = match received {
             Received::Text(text) => Frame::Text(text),
             Received::Ping => {
                 let connection = self.connections.get_mut(&id).expect("it hears");
@@ -694,7 +704,7 @@ impl World {
                 self.after(pause, Happening::Answer(at, generation, request));
             }
             Some(Directive::Opened { .. }) => {
-                self.say(|| format!("{} is welcome on {id}", self.agents[at].name))
+                self.say(|| format!("{} is welcome on {id}", self.agents[at].name));
             }
             Some(Directive::Ca(_) | Directive::Redirect(_) | Directive::Drained) | None => {}
         }
@@ -815,7 +825,7 @@ impl World {
             let received = connection.down.read();
             let is_over = received.is_none() && connection.down.is_over();
             match (client, received) {
-                (Client::Agent(at), Some(received)) => self.agent_hears(at, id, received),
+                (Client::Agent(at), Some(received)) => self.agent_hears(at, id, &received),
                 (Client::Agent(at), None) if is_over => {
                     self.let_go(id, true, false);
                     self.agent_lost_connection(at);
@@ -894,9 +904,8 @@ impl World {
                 }
                 break;
             };
-            if self.verbose {
-                println!("{:>9.3} {id} > {}", self.now as f64 / 1_000.0, received.shown());
-            }
+            self.trace
+                .say(self.now, || format!("{id} > {}", received.shown()));
             let frame = match &received {
                 Received::Text(text) => Frame::Text(text),
                 Received::Binary => Frame::Binary,
@@ -979,12 +988,8 @@ impl World {
                         "{name} is sent away with {code} {reason}"
                     );
                 }
-                if self.verbose {
-                    println!(
-                        "{:>9.3} {id} is closed with {code} {reason}",
-                        self.now as f64 / 1_000.0
-                    );
-                }
+                self.trace
+                    .say(self.now, || format!("{id} is closed with {code} {reason}"));
                 closed = true;
                 break;
             }
@@ -1495,7 +1500,8 @@ impl Aggregator {
     fn opened(&mut self, session: SessionId, agent: &AgentName, epoch: String, acked: Seq) {
         let view = self.store.agent(agent).expect("just opened");
         match self.tenures.get_mut(agent) {
-            Some(tenure) if tenure.epoch == epoch => tenure.session = session,
+            // An agent that watches nothing is forgotten when it is lost.
+            Some(tenure) if tenure.epoch == epoch && view.sessions > 1 => tenure.session = session,
             Some(_) | None => {
                 let tenure = Tenure {
                     session,
