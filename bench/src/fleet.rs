@@ -43,10 +43,10 @@ pub(crate) struct FleetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct IngestArgs {
     /// Connections that share the work.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 500)]
     agents: usize,
     /// Results sent one by one over each connection; in batches ten times as many.
-    #[arg(long, default_value_t = 4_000)]
+    #[arg(long, default_value_t = 1_000)]
     results: u64,
     /// Repeats; medians are printed.
     #[arg(long, default_value_t = 3)]
@@ -194,6 +194,16 @@ pub(crate) async fn fleet(args: FleetArgs) -> Result<()> {
 
 /// Connects agents, each with a full state; they then answer pings in the returned tasks.
 async fn connect_all(server: &Server, agents: usize) -> Result<JoinSet<Result<()>>> {
+    let mut idle = JoinSet::new();
+    introduce(server, agents, |connection| {
+        idle.spawn(connection.idle());
+    })
+    .await?;
+    Ok(idle)
+}
+
+/// Connects agents, each with a full state, and hands them on as they come.
+async fn introduce(server: &Server, agents: usize, mut hand_on: impl FnMut(Connection)) -> Result<()> {
     let permits = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut connecting = JoinSet::new();
     for index in 0..agents {
@@ -203,16 +213,14 @@ async fn connect_all(server: &Server, agents: usize) -> Result<JoinSet<Result<()
             come_back(&target, index, answers).await
         });
     }
-    let mut idle = JoinSet::new();
     timeout(DEADLINE, async {
         while let Some(connection) = connecting.join_next().await {
-            idle.spawn(connection??.idle());
+            hand_on(connection??);
         }
         anyhow::Ok(())
     })
     .await
-    .context("not all agents could connect")??;
-    Ok(idle)
+    .context("not all agents could connect")?
 }
 
 /// Connects one agent and sends everything it knows; done when that is acknowledged.
@@ -304,10 +312,8 @@ async fn pour(floor: bool, args: &IngestArgs, shape: Shape, results: u64) -> Res
     } else {
         Server::aggregator(folder.path(), false).await?
     };
-    let mut connections = Vec::new();
-    for index in 0..args.agents {
-        connections.push(come_back(&server.target, index, server.answers).await?);
-    }
+    let mut connections = Vec::with_capacity(args.agents);
+    introduce(&server, args.agents, |connection| connections.push(connection)).await?;
     let before = server.until_quiet().await?;
     let mut pouring = JoinSet::new();
     for mut connection in connections {

@@ -79,7 +79,7 @@ pub(crate) async fn rss(args: RssArgs) -> Result<()> {
     Ok(())
 }
 
-/// Builds the static binary; where it is.
+/// Builds the static binary as it is shipped; where it is.
 fn build() -> Result<PathBuf> {
     let architecture = std::env::consts::ARCH;
     let musl = format!("{architecture}-unknown-linux-musl");
@@ -98,7 +98,8 @@ fn build() -> Result<PathBuf> {
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args([
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "--package",
         "healthscope-agent",
         "--target",
@@ -114,7 +115,7 @@ fn build() -> Result<PathBuf> {
     // This program is in target/release.
     let here = std::env::current_exe()?;
     let targets = here.ancestors().nth(2).context("not run by cargo")?;
-    Ok(targets.join(target).join("release/healthscope-agent"))
+    Ok(targets.join(target).join("dist/healthscope-agent"))
 }
 
 /// The agent, and what it checks.

@@ -118,7 +118,11 @@ impl Connection {
     pub(crate) async fn open(target: &Target, index: usize) -> Result<Self> {
         let last = u8::try_from(2 + index / PER_SOURCE).context("too many connections for one machine")?;
         let socket = TcpSocket::new_v4()?;
-        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into())?;
+        // Ports of an earlier server's connections rest for a minute; another server's come from other addresses.
+        let [_, server] = target.address.port().to_be_bytes();
+        socket
+            .bind((Ipv4Addr::new(127, 1, server, last), 0).into())
+            .context("no address to connect from")?;
         let stream = socket
             .connect(target.address)
             .await

@@ -5,15 +5,12 @@
 
 use {
     super::{Deadline, Found, Probers},
+    healthscope_service::tls,
     healthscope_shared::health::Reason,
     rustls::{
-        ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-        client::{
-            Resumption,
-            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        },
-        crypto::CryptoProvider,
-        pki_types::{CertificateDer, ServerName, UnixTime},
+        ClientConfig, RootCertStore,
+        client::Resumption,
+        pki_types::{CertificateDer, ServerName},
     },
     std::{
         error::Error as _,
@@ -49,12 +46,13 @@ impl Clients {
         let made = if verify {
             self.verifying.get_or_init(|| Arc::new(self.verifying()))
         } else {
-            self.trusting.get_or_init(|| Arc::new(trusting()))
+            self.trusting.get_or_init(tls::insecure_client_config)
         };
         Arc::clone(made)
     }
 
     fn verifying(&self) -> ClientConfig {
+        tls::install_provider();
         let mut roots = RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         for error in &native.errors {
@@ -64,75 +62,11 @@ impl Clients {
         tracing::debug!(trusted = roots.len(), unusable, "read the system's trust store");
         roots.add_parsable_certificates(self.extra_roots.iter().cloned());
         // With no roots at all every verification fails, which is then what the probe reports.
-        let config = builder().with_root_certificates(roots).with_no_client_auth();
-        without_resumption(config)
-    }
-}
-
-fn trusting() -> ClientConfig {
-    let verifier = Arc::new(TrustAnything { provider: provider() });
-    let config = builder()
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    without_resumption(config)
-}
-
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
-    ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn without_resumption(mut config: ClientConfig) -> ClientConfig {
-    config.resumption = Resumption::disabled();
-    config
-}
-
-/// The kubelet's rule: a probe asks whether the server answers, not who it is.
-#[derive(Debug)]
-struct TrustAnything {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for TrustAnything {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        config
     }
 }
 
