@@ -49,14 +49,11 @@ impl Ingest {
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
             unreachable!("every connection is served as a Stream");
         };
+        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf);
+        // Even an empty one keeps the 8 KiB that the head was read into.
+        drop(parts.read_buf);
         // Boxed apart, so that what the handshake needed is not reserved for as long as the session lasts.
-        Box::pin(hold(
-            self,
-            from,
-            open,
-            Socket::new(parts.io.into_inner(), &parts.read_buf),
-        ))
-        .await;
+        Box::pin(hold(self, from, open, socket)).await;
     }
 }
 
