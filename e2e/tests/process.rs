@@ -283,7 +283,12 @@ async fn ending_an_agent_ends_its_commands() -> Result<()> {
     let bench = Bench::new(config)?;
     let agent = bench.agent()?;
     let child = eventually("the command", async || {
-        agent.children()?.first().copied().context("no child yet")
+        // Not just any child: the agent reads its configuration in one.
+        let name = |id: &i32| std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+        let mut children = agent.children()?.into_iter();
+        children
+            .find(|id| name(id).trim() == "sleep")
+            .context("no command yet")
     })
     .await?;
     let (status, log) = agent.end(Signal::TERM, Duration::from_secs(2)).await?;

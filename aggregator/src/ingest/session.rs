@@ -49,30 +49,13 @@ impl Ingest {
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
             unreachable!("every connection is served as a Stream");
         };
-        let socket = Socket::new(parts.io.into_inner(), &parts.read_buf);
+        let socket = Box::new(Socket::new(parts.io.into_inner(), &parts.read_buf));
         // Even an empty one keeps the 8 KiB that the head was read into.
         drop(parts.read_buf);
-        // Boxed apart, so that what the handshake needed is not reserved for as long as the session lasts.
-        Box::pin(hold(self, from, open, socket)).await;
+        // Boxed apart, so that what the handshake needed is not reserved for as long as the session lasts. Socket and
+        // conversation have boxes of their own: a future holds what it is given twice.
+        Box::pin(Conversation::new(self, from, open).hold(socket)).await;
     }
-}
-
-async fn hold(ingest: Arc<Ingest>, from: From, open: OpenSession, socket: Socket) {
-    ingest.metrics.sessions.inc();
-    let now = clock::instant();
-    let session = PeerSession::new(ingest.limits, now);
-    let mut conversation = Conversation {
-        timer: Box::pin(time::sleep_until(now.into())),
-        armed: now,
-        ingest,
-        from,
-        open,
-        session,
-        said_hello: false,
-        if_lost: EndReason::Lost,
-    };
-    let reason = conversation.go_on(socket).await;
-    conversation.end(reason).await;
 }
 
 struct Conversation {
@@ -89,14 +72,34 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn go_on(&mut self, mut socket: Socket) -> EndReason {
+    fn new(ingest: Arc<Ingest>, from: From, open: OpenSession) -> Box<Self> {
+        let now = clock::instant();
+        Box::new(Self {
+            timer: Box::pin(time::sleep_until(now.into())),
+            armed: now,
+            session: PeerSession::new(ingest.limits, now),
+            ingest,
+            from,
+            open,
+            said_hello: false,
+            if_lost: EndReason::Lost,
+        })
+    }
+
+    async fn hold(mut self: Box<Self>, socket: Box<Socket>) {
+        self.ingest.metrics.sessions.inc();
+        let reason = self.go_on(socket).await;
+        Box::pin(self.end(reason)).await;
+    }
+
+    async fn go_on(&mut self, mut socket: Box<Socket>) -> EndReason {
         loop {
             while let Some(transmit) = self.session.poll(clock::instant()) {
                 let message = match transmit {
                     Transmit::Text(text) => Message::text(text),
                     Transmit::Ping => Message::Ping(bytes::Bytes::new()),
                     Transmit::Close { code, reason } => {
-                        socket.close(code, reason).await;
+                        Box::pin(socket.close(code, reason)).await;
                         return EndReason::of_code(code);
                     }
                 };
@@ -107,7 +110,7 @@ impl Conversation {
                 }
             }
             if socket.has_grown() {
-                socket = socket.shrunk();
+                *socket = socket.shrunk();
             }
             let now = clock::instant();
             let paused_until = self.session.readable_at().filter(|at| *at > now);
