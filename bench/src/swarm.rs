@@ -116,13 +116,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects as agent number `index`.
     pub(crate) async fn open(target: &Target, index: usize) -> Result<Self> {
-        let last = u8::try_from(2 + index / PER_SOURCE).context("too many connections for one machine")?;
         let socket = TcpSocket::new_v4()?;
-        // Ports of an earlier server's connections rest for a minute; another server's come from other addresses.
-        let [_, server] = target.address.port().to_be_bytes();
-        socket
-            .bind((Ipv4Addr::new(127, 1, server, last), 0).into())
-            .context("no address to connect from")?;
+        // The system chooses a port faster when it knows where the connection leads, so only what is beyond one
+        // address is bound before.
+        if index >= PER_SOURCE {
+            let last =
+                u8::try_from(1 + index / PER_SOURCE).context("too many connections for one machine")?;
+            socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into())?;
+        }
         let stream = socket
             .connect(target.address)
             .await
