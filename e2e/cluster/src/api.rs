@@ -101,7 +101,7 @@ fn connect(network: &Network, address: SocketAddr) -> anyhow::Result<TcpStream> 
 
 /// Speaks HTTP/1.0, whose answers end with the connection: no chunks, nothing kept open.
 fn exchange(stream: &mut (impl Read + Write), path: &str, headers: &str) -> anyhow::Result<Answer> {
-    let request = format!("GET {path} HTTP/1.0\r\nAccept: application/json\r\n{headers}\r\n");
+    let request = format!("GET {path} HTTP/1.0\r\nAccept: application/json, */*;q=0.5\r\n{headers}\r\n");
     stream
         .write_all(request.as_bytes())
         .with_context(|| format!("cannot ask for {path}"))?;
