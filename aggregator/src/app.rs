@@ -9,9 +9,10 @@ use {
         api::{self, Api},
         bus::{Feed, StoreSender},
         clock,
-        config::{Config, ConfigError, Limits, Timing},
+        config::{Config, ConfigError, Limits, Source, Timing},
         dashboard::{self, Dashboard},
         ingest::Ingest,
+        kubernetes::watch::{self as kubernetes_watch, WatchEnds},
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
@@ -21,6 +22,7 @@ use {
     healthscope_core::{Patience, snapshot::Snapshot, store::StoreConfig},
     healthscope_service::{
         admin::Readiness,
+        config_files::Loaded,
         shutdown::Shutdown,
         tasks::{TaskError, Tasks},
     },
@@ -150,7 +152,7 @@ impl App {
             token,
             allow_plaintext: _,
             allowed_hosts,
-            declared,
+            source,
             timing,
             limits,
         } = config;
@@ -158,7 +160,11 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let readiness = Readiness::new();
         let serving = readiness.condition("serving");
-        let configured = readiness.condition("configuration");
+        let (declared, configured, kubernetes) = match source {
+            Source::Files(declared) => (declared, Some(readiness.condition("configuration")), None),
+            // Nobody sends: nothing is declared by files.
+            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
+        };
         let sessions = Sessions::new(limits.agents);
         let access = Arc::new(Access::new(token));
         let (store, inbox) = StoreSender::channel();
@@ -178,8 +184,18 @@ impl App {
             metrics: metrics.store.clone(),
             max_pending: limits.pending_runs,
         };
-        let actor = StoreActor::new(store_config(&timing, &limits), ends);
+        let actor = StoreActor::new(store_config(&timing, &limits, kubernetes.is_some()), ends);
         tasks.essential("store", actor.run(shutdown.token()));
+        if let Some(kubernetes) = kubernetes {
+            let ends = WatchEnds {
+                kubernetes,
+                store: store.clone(),
+                synced: readiness.condition("watches"),
+                metrics: metrics.watches.clone(),
+                tasks: tasks.clone(),
+            };
+            tasks.essential("watches", kubernetes_watch::run(ends, shutdown.token()));
+        }
 
         let api = Api::new(api::Inner {
             feed,
@@ -244,7 +260,7 @@ impl App {
     }
 }
 
-fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
+fn store_config(timing: &Timing, limits: &Limits, kubernetes: bool) -> StoreConfig {
     StoreConfig {
         limits: limits.store,
         patience: Patience {
@@ -252,5 +268,6 @@ fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
             hold: timing.lost,
             start: timing.start,
         },
+        kubernetes,
     }
 }

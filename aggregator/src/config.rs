@@ -4,7 +4,11 @@
 //! `healthscope up` feeds the same aggregator from wherever it has it.
 
 use {
-    crate::{args::Args, declared::Declared},
+    crate::{
+        args::Args,
+        declared::Declared,
+        kubernetes::{Kubernetes, KubernetesError},
+    },
     healthscope_core::event,
     healthscope_service::{
         config_files::Loaded,
@@ -35,12 +39,21 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Host names under which browsers may use the page, besides addresses and localhost.
     pub allowed_hosts: Vec<String>,
-    /// The declared objects, now and as they change.
-    pub declared: watch::Receiver<Loaded<Declared>>,
+    /// Where HealthScopes come from.
+    pub source: Source,
     /// Deadlines and periods.
     pub timing: Timing,
     /// Counts.
     pub limits: Limits,
+}
+
+/// Where HealthScopes come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Files declare them, now and as they change.
+    Files(watch::Receiver<Loaded<Declared>>),
+    /// They are objects of a Kubernetes cluster, and so are their members.
+    Kubernetes(Kubernetes),
 }
 
 /// Deadlines and periods; tests make them short.
@@ -141,6 +154,9 @@ pub enum ConfigError {
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
+    /// The cluster cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The certificate or its key cannot be used.
     #[error("cannot serve TLS")]
     Tls(#[from] TlsError),
@@ -152,14 +168,14 @@ pub enum ConfigError {
 impl Config {
     /// An aggregator for this machine alone, everything else by default.
     #[must_use]
-    pub fn new(listen: SocketAddr, declared: watch::Receiver<Loaded<Declared>>) -> Self {
+    pub fn new(listen: SocketAddr, source: Source) -> Self {
         Self {
             listen,
             tls: None,
             token: None,
             allow_plaintext: false,
             allowed_hosts: Vec::new(),
-            declared,
+            source,
             timing: Timing::default(),
             limits: Limits::default(),
         }
@@ -169,9 +185,10 @@ impl Config {
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(args: Args, declared: watch::Receiver<Loaded<Declared>>) -> Result<Self, ConfigError> {
+    pub fn from_args(args: Args, source: Source) -> Result<Self, ConfigError> {
         let Args {
             config: _,
+            kubernetes: _,
             listen,
             tls_cert,
             tls_key,
@@ -193,7 +210,7 @@ impl Config {
             token: token_file.as_deref().map(token::read).transpose()?,
             allow_plaintext,
             allowed_hosts,
-            declared,
+            source,
             timing: Timing {
                 heartbeat,
                 ..Timing::default()

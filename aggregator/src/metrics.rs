@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
+    pub(crate) watches: WatchMetrics,
 }
 
 impl Metrics {
@@ -46,6 +47,7 @@ impl Metrics {
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),
+            watches: WatchMetrics::new(&maker),
             registry,
         }
     }
@@ -57,6 +59,33 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("writing to memory, and every family has a name and a metric");
         text
+    }
+}
+
+/// The watches of a Kubernetes API; all zero without one.
+#[derive(Clone)]
+pub(crate) struct WatchMetrics {
+    pub(crate) events: IntCounter,
+    pub(crate) restarts: IntCounter,
+    pub(crate) unreadable: IntCounter,
+}
+
+impl WatchMetrics {
+    fn new(maker: &Maker<'_>) -> Self {
+        Self {
+            events: maker.counter(
+                "watch_events_total",
+                "What watches of the Kubernetes API told the store.",
+            ),
+            restarts: maker.counter(
+                "watch_errors_total",
+                "Errors of lists and watches of the Kubernetes API, each followed by another attempt.",
+            ),
+            unreadable: maker.counter(
+                "watch_unreadable_objects_total",
+                "Objects that came by a watch and could not be read.",
+            ),
+        }
     }
 }
 

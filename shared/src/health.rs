@@ -119,6 +119,14 @@ reasons! {
     NOT_FOUND = "NotFound";
     /// Objects of this kind cannot be seen here.
     KIND_NOT_AVAILABLE = "KindNotAvailable";
+    /// The API server does not know objects of this kind.
+    KIND_NOT_INSTALLED = "KindNotInstalled";
+    /// HealthScope may not read objects of this kind.
+    FORBIDDEN = "Forbidden";
+    /// Objects of this kind cannot be read for another reason.
+    WATCH_FAILED = "WatchFailed";
+    /// Objects of this kind have not been listed yet.
+    SYNCING = "Syncing";
     /// It was taken out on purpose.
     REMOVED = "Removed";
     /// Its agents have been lost for too long and nobody expects it.

@@ -202,6 +202,36 @@ pub fn verdict(object: &Object, related: &Related<'_>) -> Verdict {
     }
 }
 
+/// What the pods of a workload say together, when the workload itself is not watched.
+#[must_use]
+pub fn of_pods(kind: &Kind, pods: &[&Object]) -> Verdict {
+    let wanted = pods
+        .iter()
+        .filter(|object| object.deleting.is_none() && object.pod().is_some_and(|pod| !pod.phase.is_over()));
+    let (ready, all) = wanted.fold((0, 0), |(ready, all), object| {
+        (
+            ready + usize::from(object.pod().is_some_and(|pod| pod.ready)),
+            all + 1,
+        )
+    });
+    if ready == all {
+        return healthy();
+    }
+    let health = if ready == 0 {
+        Health::Unhealthy
+    } else {
+        Health::Degraded
+    };
+    let (reason, leaf) = match pod::culprit(pods) {
+        Some((object, trouble)) => (
+            trouble.reason.clone(),
+            format!(", {} {}", object.key.name, trouble.text),
+        ),
+        None => (Reason::CONTAINERS_NOT_READY, String::new()),
+    };
+    Verdict::new(health, reason, format!("{kind} {ready}/{all} pods ready{leaf}"))
+}
+
 fn terminating(object: &Object, held_by: &str) -> Verdict {
     let kind = &object.key.kind;
     let message = if held_by.is_empty() {

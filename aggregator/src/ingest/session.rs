@@ -253,6 +253,7 @@ impl Conversation {
                     acked,
                     version,
                     peer: self.from.peer.to_string(),
+                    pod: None,
                 })
             }
             peer::Event::Announced(instances) => Event::Announced {

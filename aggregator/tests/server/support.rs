@@ -2,7 +2,7 @@
 
 use {
     futures_util::{SinkExt, StreamExt},
-    healthscope_aggregator::{App, Config, app::AppError, declared},
+    healthscope_aggregator::{App, Config, app::AppError, config::Source, declared},
     healthscope_core::snapshot::Snapshot,
     healthscope_service::{config_files::Loaded, shutdown::Shutdown},
     healthscope_shared::{
@@ -61,7 +61,7 @@ pub(crate) async fn serve(text: &str) -> Served {
 /// Starts one with these documents and other settings.
 pub(crate) async fn serve_with(text: &str, change: impl FnOnce(&mut Config)) -> Served {
     let (sender, receiver) = watch::channel(loaded(text, 1));
-    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), receiver);
+    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), Source::Files(receiver));
     change(&mut config);
     let app = App::bind(config).unwrap();
     let shutdown = Shutdown::new();
