@@ -5,13 +5,21 @@
 //! beside what the caller looks up for it ([`Related`]). All text in an object is written by strangers; it is made
 //! one bounded line before it is kept.
 
+mod claim;
+mod composite;
 mod field;
+mod job;
 mod kstatus;
+pub mod oam;
 mod pod;
+pub mod rudr;
+mod service;
 mod workload;
 
 pub use {
-    pod::{AGENT_CONTAINER, Phase, Pod, Trouble},
+    composite::{ChildRef, Composite},
+    job::{CronJob, Job, Progress},
+    pod::{AGENT_CONTAINER, Phase, Pod, Severity, Trouble},
     workload::{Workload, WorkloadKind},
 };
 
@@ -58,8 +66,8 @@ pub struct Object {
 /// How an object is decoded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DecodeOptions {
-    /// Whether `.status` is kept as text, for scopes that speak OAM's version; only for kinds that OAM does not
-    /// know, never for Secrets.
+    /// Whether `.status` is kept as text: for scopes that speak OAM's version, whose answer has it for kinds that OAM
+    /// does not know. Never kept of Secrets.
     pub keep_status: bool,
 }
 
@@ -96,6 +104,12 @@ pub enum State {
     Pod(Pod),
     /// A Deployment, StatefulSet, DaemonSet or ReplicaSet.
     Workload(Workload),
+    /// A Job.
+    Job(Job),
+    /// A CronJob.
+    CronJob(CronJob),
+    /// A workload of OAM's own.
+    Composite(Composite),
     /// Anything else: what it says about itself, judged when it was read.
     Judged(Verdict),
 }
@@ -159,9 +173,16 @@ pub fn decode(object: &Value, options: &DecodeOptions) -> Result<Object, DecodeE
         ("apps", kind) if let Some(kind) = WorkloadKind::from_kind(kind) => {
             State::Workload(Workload::decode(kind, object))
         }
+        ("batch", "Job") => State::Job(Job::decode(object)),
+        ("batch", "CronJob") => State::CronJob(CronJob::decode(object)),
+        ("", "Service") => State::Judged(service::verdict(object)),
+        ("", "PersistentVolumeClaim") => State::Judged(claim::verdict(object)),
+        (group, kind) if Composite::is_one(group, kind) => {
+            State::Composite(Composite::decode(&key.namespace, object))
+        }
         _ => State::Judged(kstatus::verdict(kind, object)),
     };
-    let keeps_status = options.keep_status && matches!(state, State::Judged(_)) && !is_secret(&key);
+    let keeps_status = options.keep_status && !is_secret(&key);
     Ok(Object {
         key,
         api_version: api_version.into(),
@@ -183,7 +204,11 @@ impl Object {
     pub fn pod(&self) -> Option<&Pod> {
         match &self.state {
             State::Pod(pod) => Some(pod),
-            State::Workload(_) | State::Judged(_) => None,
+            State::Workload(_)
+            | State::Job(_)
+            | State::CronJob(_)
+            | State::Composite(_)
+            | State::Judged(_) => None,
         }
     }
 }
@@ -194,6 +219,9 @@ pub fn verdict(object: &Object, related: &Related<'_>) -> Verdict {
     let found = match &object.state {
         State::Pod(pod) => pod.verdict(),
         State::Workload(workload) => workload.verdict(related.pods),
+        State::Job(job) => job.verdict(related.pods),
+        State::CronJob(cron) => cron.verdict(&object.key, related),
+        State::Composite(composite) => composite.verdict(&object.key, related),
         State::Judged(verdict) => verdict.clone(),
     };
     match &object.deleting {
@@ -257,7 +285,8 @@ fn is_secret(key: &ComponentKey) -> bool {
 
 /// `.status` as JSON, `null` when there is none.
 fn status_text(object: &Value) -> Box<str> {
-    let status = object.get("status").unwrap_or(&Value::Null).to_string();
+    let status = object.get("status").filter(|status| status.is_object());
+    let status = status.unwrap_or(&Value::Null).to_string();
     if status.len() <= MAX_STATUS_BYTES {
         status.into()
     } else {
