@@ -383,6 +383,8 @@ pub(crate) enum Page {
     FileReference,
     /// docs/cli.md
     Cli,
+    /// charts/healthscope/crds/healthscopes.core.oam.dev.yaml
+    Crd,
 }
 
 impl Args {

@@ -8,6 +8,7 @@ use {
     crate::view::{MaintenanceView, MemberView, ScopeView},
     healthscope_crd::{
         condition::{self, Truth},
+        v1alpha2::ScopeHealthCondition,
         v1beta1::{ComponentStatus, HealthScopeStatus, MaintenanceStatus},
     },
     healthscope_shared::{
@@ -67,6 +68,11 @@ pub fn desired(
         last_aggregate_timestamp: Some(Time(now)),
         conditions: previous
             .map(|previous| previous.conditions.clone())
+            .unwrap_or_default(),
+        scope_health_condition: Some(ScopeHealthCondition::of(view.health, &view.summary)),
+        health_conditions: Vec::new(),
+        app_health_conditions: previous
+            .map(|previous| previous.app_health_conditions.clone())
             .unwrap_or_default(),
     };
     set_conditions(&mut status, view, generation, now);
@@ -196,6 +202,8 @@ fn component_status(member: &MemberView) -> ComponentStatus {
         caused_by: member.caused_by.as_deref().map(str::to_owned),
         required: member.required,
         flapping: component.flapping,
+        instance_name: None,
+        status: None,
     }
 }
 
