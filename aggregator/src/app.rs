@@ -11,7 +11,7 @@ use {
         clock,
         config::{Config, ConfigError, Limits, Timing},
         dashboard::{self, Dashboard},
-        ingest::Ingest,
+        ingest::{Ingest, quota::Quota},
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
@@ -147,7 +147,8 @@ impl App {
         let Config {
             listen: _,
             tls,
-            token,
+            agents,
+            readers,
             allow_plaintext: _,
             allowed_hosts,
             declared,
@@ -160,7 +161,7 @@ impl App {
         let serving = readiness.condition("serving");
         let configured = readiness.condition("configuration");
         let sessions = Sessions::new(limits.agents);
-        let access = Arc::new(Access::new(token));
+        let access = Arc::new(Access::new(readers));
         let (store, inbox) = StoreSender::channel();
         let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {
@@ -195,7 +196,8 @@ impl App {
             shutdown: shutdown.clone(),
         });
         let ingest = Arc::new(Ingest {
-            access: access.clone(),
+            auth: agents,
+            quota: Quota::new(limits.agents),
             store,
             sessions: sessions.clone(),
             timing: timing.clone(),

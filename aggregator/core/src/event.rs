@@ -6,7 +6,7 @@
 use {
     healthscope_crd::HealthScope,
     healthscope_shared::{
-        name::{AgentName, ComponentKey, InstanceName},
+        name::{AgentName, ComponentKey, InstanceName, Name, Namespace},
         wire::{self, AnnouncedProbe, Epoch, Report, Seq},
     },
     jiff::Timestamp,
@@ -110,6 +110,20 @@ pub struct Opened {
     pub version: String,
     /// Where it connects from, for people.
     pub peer: String,
+    /// The pod that it speaks for and for no other, when a platform vouches for it; what it announces about components
+    /// is then ignored. Boxed, since most events have nothing of the kind and wait in one queue.
+    pub pod: Option<Box<PodRef>>,
+}
+
+/// One pod, and not another of the same name before or after it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: Name,
+    /// Its uid.
+    pub uid: Arc<str>,
 }
 
 /// One running copy of a component, as an agent announces it.
