@@ -11,7 +11,7 @@ use {
         clock,
         config::{Config, ConfigError, Limits, Source, Timing},
         dashboard::{self, Dashboard},
-        ingest::Ingest,
+        ingest::{Ingest, quota::Quota},
         kubernetes::watch::{self as kubernetes_watch, WatchEnds},
         listen::{self, Places, Server},
         mailbox::Sessions,
@@ -149,7 +149,8 @@ impl App {
         let Config {
             listen: _,
             tls,
-            token,
+            agents,
+            readers,
             allow_plaintext: _,
             allowed_hosts,
             source,
@@ -166,7 +167,7 @@ impl App {
             Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
         };
         let sessions = Sessions::new(limits.agents);
-        let access = Arc::new(Access::new(token));
+        let access = Arc::new(Access::new(readers));
         let (store, inbox) = StoreSender::channel();
         let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {
@@ -211,7 +212,8 @@ impl App {
             shutdown: shutdown.clone(),
         });
         let ingest = Arc::new(Ingest {
-            access: access.clone(),
+            auth: agents,
+            quota: Quota::new(limits.agents),
             store,
             sessions: sessions.clone(),
             timing: timing.clone(),

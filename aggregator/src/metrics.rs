@@ -4,6 +4,7 @@
 //! written from the newest snapshot by [`scopes`].
 
 use {
+    crate::identity::Refused,
     healthscope_core::view::{Change, TransitionView},
     healthscope_service::build,
     healthscope_shared::wire::close,
@@ -181,6 +182,7 @@ pub(crate) struct AgentMetrics {
     pub(crate) opened: IntCounter,
     ended: IntCounterVec,
     pub(crate) refused_handshakes: IntCounter,
+    refused_identities: IntCounterVec,
     pub(crate) messages: IntCounter,
     pub(crate) transitions: IntCounter,
     pub(crate) states: IntCounter,
@@ -199,6 +201,14 @@ impl AgentMetrics {
         );
         for reason in EndReason::ALL {
             ended.with_label_values(&[reason.as_str()]);
+        }
+        let refused_identities = maker.counters(
+            "agent_identities_refused_total",
+            "Tokens of pods that were refused, by reason; always 0 where agents share a token.",
+            &["reason"],
+        );
+        for refused in Refused::ALL {
+            refused_identities.with_label_values(&[refused.as_str()]);
         }
         let records = maker.counters(
             "agent_records_total",
@@ -219,6 +229,7 @@ impl AgentMetrics {
                 "agent_handshakes_refused_total",
                 "Requests of agents that were answered with an error: no token, no subprotocol, too many agents.",
             ),
+            refused_identities,
             messages: maker.counter("agent_messages_total", "Messages taken in from agents."),
             transitions: records.with_label_values(&["transition"]),
             states: records.with_label_values(&["state"]),
@@ -227,6 +238,12 @@ impl AgentMetrics {
             removed: odd.with_label_values(&["removed"]),
             unknown: odd.with_label_values(&["unknown"]),
         }
+    }
+
+    pub(crate) fn refused_identity(&self, refused: Refused) {
+        self.refused_identities
+            .with_label_values(&[refused.as_str()])
+            .inc();
     }
 
     pub(crate) fn ended(&self, reason: EndReason) {

@@ -140,7 +140,7 @@ pub enum Unavailable {
 }
 
 /// A pod, as the token of its agent names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodRef {
     /// Its namespace.
     pub namespace: Namespace,
@@ -187,8 +187,9 @@ pub struct Opened {
     pub version: String,
     /// Where it connects from, for people.
     pub peer: String,
-    /// The pod that it speaks for, proven; whatever it says of itself is then ignored.
-    pub pod: Option<PodRef>,
+    /// The pod that it speaks for and for no other, when a platform vouches for it; what it announces about components
+    /// is then ignored. Boxed, since most events have nothing of the kind and wait in one queue.
+    pub pod: Option<Box<PodRef>>,
 }
 
 /// One running copy of a component, as an agent announces it.

@@ -126,7 +126,7 @@ impl Store {
     }
 
     /// Remembers for which pod an agent speaks, as its token proves.
-    pub(super) fn speaks_for(&mut self, agent: u32, pod: Option<PodRef>, now: Now) {
+    pub(super) fn speaks_for(&mut self, agent: u32, pod: Option<Box<PodRef>>, now: Now) {
         let Some(pod) = pod else { return };
         if self.pods.get(&agent).is_some_and(|former| former.uid != pod.uid) {
             // What another pod of that name announced says nothing about this one.
@@ -137,7 +137,7 @@ impl Store {
             self.settle_or_remove(touched, &Reason::REMOVED, now);
         }
         self.agents_of_pods.insert(Arc::clone(&pod.uid), agent);
-        self.pods.insert(agent, pod);
+        self.pods.insert(agent, *pod);
     }
 
     /// What an agent announces, as far as it may: one that speaks for a pod says nothing about whose work that is.
