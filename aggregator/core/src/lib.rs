@@ -15,6 +15,7 @@ mod fleet;
 mod intern;
 mod log;
 mod membership;
+pub mod owner;
 pub mod platform;
 pub mod rollup;
 mod scope;
