@@ -14,6 +14,7 @@ mod fleet;
 mod intern;
 mod log;
 mod membership;
+pub mod occurrence;
 pub mod pace;
 pub mod rollup;
 mod scope;
