@@ -96,6 +96,14 @@ pub fn means_different(a: &HealthScopeStatus, b: &HealthScopeStatus) -> bool {
         for component in &mut status.components {
             component.since = None;
         }
+        // An API server keeps whole seconds.
+        if let Some(Time(until)) = status
+            .maintenance
+            .as_mut()
+            .and_then(|maintenance| maintenance.until.as_mut())
+        {
+            *until = Timestamp::from_second(until.as_second()).unwrap_or(*until);
+        }
         status
     };
     timeless(a) != timeless(b)
@@ -368,6 +376,14 @@ mod tests {
         other.conditions[0].last_transition_time = Time(at(9));
         other.components[0].since = Some(Time(at(9)));
         assert!(!means_different(&one, &other));
+        let until = |millis| HealthScopeStatus {
+            maintenance: Some(MaintenanceStatus {
+                until: Some(Time(Timestamp::from_millisecond(millis).unwrap())),
+                ..Default::default()
+            }),
+            ..one.clone()
+        };
+        assert!(!means_different(&until(1_500), &until(1_000)));
         for change in [
             |status: &mut HealthScopeStatus| status.health = Some(Health::Degraded),
             |status: &mut HealthScopeStatus| status.observed_generation = Some(2),
