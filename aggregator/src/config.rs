@@ -233,6 +233,10 @@ impl Config {
             Some(token) => (AgentAuth::Token(token.clone()), ReaderAuth::Token(token)),
             None => (AgentAuth::Open, ReaderAuth::Open),
         };
+        let agents = match &source {
+            Source::Files(_) => agents,
+            Source::Kubernetes(kubernetes) => AgentAuth::Kubernetes(Identity::new(kubernetes.client.clone())),
+        };
         let config = Self {
             listen,
             tls,

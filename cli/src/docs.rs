@@ -130,7 +130,8 @@ fn command_line() -> String {
 }
 
 fn custom_resource_definition() -> String {
-    let crd = serde_saphyr::to_string(&manifest::crd()).expect("a CustomResourceDefinition can be written as YAML");
+    let crd =
+        serde_saphyr::to_string(&manifest::crd()).expect("a CustomResourceDefinition can be written as YAML");
     format!("# Made from the types in shared/crd: cargo xtask crd\n{crd}")
 }
 

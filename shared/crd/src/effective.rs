@@ -12,8 +12,8 @@ use {
         effective::compatibility::MinAvailable,
         key::{is_label_key, is_label_value},
         v1beta1::{
-            self, HealthScope, Maintenance, Policy, Selector, SelectorOperator,
-            SelectorRequirement, UnknownPolicy, WorkloadRef,
+            self, HealthScope, Maintenance, Policy, Selector, SelectorOperator, SelectorRequirement,
+            UnknownPolicy, WorkloadRef,
         },
     },
     healthscope_shared::{
@@ -963,7 +963,11 @@ mod tests {
             80,
             &[],
         );
-        check("{healthThresholdPercentage: 60, policy: {minAvailable: 60}}", 60, &[]);
+        check(
+            "{healthThresholdPercentage: 60, policy: {minAvailable: 60}}",
+            60,
+            &[],
+        );
         check("{healthThresholdPercentage: 60, policy: {}}", 60, &[]);
         check("{healthThresholdPercentage: null}", 100, &[]);
         check(
@@ -998,7 +1002,9 @@ mod tests {
         );
         check(
             "{policy: {minAvailable: 80}, failureRateThreshold: 80}",
-            &["spec.policy.minAvailable: 80 contradicts failureRateThreshold, which asks for 20; remove one of them"],
+            &[
+                "spec.policy.minAvailable: 80 contradicts failureRateThreshold, which asks for 20; remove one of them",
+            ],
         );
         check(
             "{healthThresholdPercentage: 80, health-threshold-percentage: 70}",
@@ -1017,9 +1023,8 @@ mod tests {
 
     #[test]
     fn components_that_rudr_requires_are_one_list() {
-        let required = |spec: &str| -> Vec<String> {
-            accept(spec).required.iter().map(ToString::to_string).collect()
-        };
+        let required =
+            |spec: &str| -> Vec<String> { accept(spec).required.iter().map(ToString::to_string).collect() };
         assert_eq!(required("{}"), [""; 0]);
         assert_eq!(required("{requiredHealthyComponents: null}"), [""; 0]);
         assert_eq!(required("{requiredHealthyComponents: [web, db]}"), ["db", "web"]);
@@ -1048,7 +1053,11 @@ mod tests {
                 traits: [{apiVersion: v1, kind: Service, name: db}]},
                {compName: early}, {compName: earlier, workload: {kind: Deployment}}]}]}",
         );
-        let keys: Vec<String> = found.members.iter().map(|member| member.key.to_string()).collect();
+        let keys: Vec<String> = found
+            .members
+            .iter()
+            .map(|member| member.key.to_string())
+            .collect();
         assert_eq!(keys, ["Deployment/web", "StatefulSet/db"]);
         check(
             "{workloadRefs: [{apiVersion: apps/v1, kind: Deployment, name: web, namespace: other}],

@@ -75,8 +75,11 @@ pub fn crd() -> CustomResourceDefinition {
 }
 
 fn complete(version: &str, schema: &mut Value) {
-    describe_objects(schema);
-    drop_nullable(schema);
+    if let Some(schema) = schema.as_object_mut() {
+        // A scope without a spec has an empty one.
+        schema.remove("required");
+    }
+    normalise(schema);
     for path in NULLABLE {
         if let Some(field) = find(schema, path) {
             field["nullable"] = true.into();
@@ -104,17 +107,6 @@ fn complete(version: &str, schema: &mut Value) {
     rule::add(schema);
 }
 
-/// `apiVersion`, `kind` and `metadata` belong to every object; they are described here for `kubectl explain`.
-fn describe_objects(schema: &mut Value) {
-    let properties = &mut schema["properties"];
-    properties["apiVersion"] = json!({
-        "type": "string",
-        "description": "Group and version of the object.",
-    });
-    properties["kind"] = json!({"type": "string", "description": "HealthScope."});
-    properties["metadata"] = json!({"type": "object"});
-}
-
 /// The schema at `path`: names with dots between them, `[]` after a list and `{}` after a map for what is in it.
 fn find<'a>(schema: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     let mut at = schema;
@@ -136,11 +128,17 @@ fn field<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
     find(schema, path).unwrap_or_else(|| panic!("the schema has no {path}"))
 }
 
-fn drop_nullable(schema: &mut Value) {
+/// Takes away what Rust's types say and API servers do not know or do not need.
+fn normalise(schema: &mut Value) {
     if let Some(schema) = schema.as_object_mut() {
         schema.remove("nullable");
+        // Of reading in Rust; a default of the API server is written by hand.
+        schema.remove("default");
+        if schema.get("format").is_some_and(|format| format == "uint32") {
+            schema.insert("format".into(), "int64".into());
+        }
     }
-    each_below(schema, drop_nullable);
+    each_below(schema, normalise);
 }
 
 /// Every object keeps the fields that it does not list: the API server forgets a parent's word at each listed child.
@@ -243,7 +241,7 @@ mod tests {
     fn every_field_is_described() {
         for version in versions() {
             walk(&schema(&version), "", &mut |path, schema| {
-                let is_field = !path.ends_with("[]") && !path.ends_with("{}") && path != "metadata";
+                let is_field = !path.ends_with("[]") && !path.ends_with("{}");
                 let description = schema["description"].as_str().unwrap_or_default();
                 assert!(
                     !is_field || !description.is_empty(),
@@ -282,9 +280,30 @@ mod tests {
             json!(["apiVersion", "kind", "name"])
         );
         assert_eq!(required(1, "status"), json!(["scopeHealthCondition"]));
-        assert_eq!(required(1, "status.scopeHealthCondition"), json!(["healthStatus"]));
+        assert_eq!(
+            required(1, "status.scopeHealthCondition"),
+            json!(["healthStatus"])
+        );
         assert_eq!(required(1, "status.healthConditions[]"), json!(["healthStatus"]));
         assert_eq!(required(2, "spec"), json!(["probeEndpoint", "probeMethod"]));
+    }
+
+    #[test]
+    fn only_what_nobody_has_said_yet_has_a_default() {
+        let mut found = Vec::new();
+        for version in versions() {
+            walk(&schema(&version), "", &mut |path, schema| {
+                if schema.get("default").is_some() {
+                    found.push(format!("{} {path}", version["name"].as_str().unwrap()));
+                }
+            });
+        }
+        let expected = [
+            "v1beta1 status",
+            "v1beta1 status.health",
+            "v1beta1 status.scopeHealthCondition",
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -187,6 +187,9 @@ mod tests {
         check(r#""""#, &[]);
         check("[]", &[]);
         let error = serde_json::from_str::<Names>("5").unwrap_err().to_string();
-        assert!(error.contains("names as a list, or separated by commas"), "{error}");
+        assert!(
+            error.contains("names as a list, or separated by commas"),
+            "{error}"
+        );
     }
 }

@@ -37,18 +37,10 @@ pub const API_VERSION: &str = "core.oam.dev/v1alpha2";
 #[serde(rename_all = "camelCase")]
 pub struct HealthScopeSpec {
     /// Seconds that a check may take. Accepted and kept; it has no effect, because nothing is polled.
-    #[serde(
-        rename = "probe-timeout",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "probe-timeout", default, skip_serializing_if = "Option::is_none")]
     pub probe_timeout: Option<i32>,
     /// Seconds between two checks. Accepted and kept; it has no effect, because changes are seen when they happen.
-    #[serde(
-        rename = "probe-interval",
-        default,
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(rename = "probe-interval", default, skip_serializing_if = "Option::is_none")]
     pub probe_interval: Option<i32>,
     /// Members by name, in the scope's own namespace. May be empty.
     pub workload_refs: Vec<WorkloadReference>,
