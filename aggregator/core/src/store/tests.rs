@@ -13,6 +13,7 @@ use {
     std::time::Duration,
 };
 
+mod cluster;
 mod lifecycle;
 mod properties;
 mod scopes;
