@@ -13,6 +13,7 @@ mod bus;
 mod clock;
 mod dashboard;
 mod ingest;
+mod kubernetes;
 mod listen;
 mod mailbox;
 mod metrics;

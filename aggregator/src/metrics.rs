@@ -16,6 +16,7 @@ use {
 
 pub(crate) mod process;
 pub(crate) mod scopes;
+pub(crate) mod writer;
 
 /// Content type of the Prometheus text format.
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,6 +28,8 @@ pub(crate) struct Metrics {
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
+    #[allow(dead_code, reason = "the application connects the writer")]
+    pub(crate) writer: writer::WriterMetrics,
 }
 
 impl Metrics {
@@ -46,6 +49,7 @@ impl Metrics {
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),
+            writer: writer::WriterMetrics::new(&maker),
             registry,
         }
     }
