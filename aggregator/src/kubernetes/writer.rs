@@ -56,7 +56,7 @@ pub(crate) enum Observed {
     /// This is how an object is now.
     Applied {
         /// What the API server has of it.
-        object: Object,
+        object: Box<Object>,
         /// What its status has that this release does not know, of an older or newer one.
         foreign: Map<String, Value>,
     },
@@ -97,12 +97,12 @@ impl Observed {
             }
         });
         Some(Self::Applied {
-            object: Object {
+            object: Box::new(Object {
                 key,
                 uid,
                 resource_version,
                 status,
-            },
+            }),
             foreign,
         })
     }
