@@ -12,14 +12,18 @@ use {
         config::{Config, ConfigError, Limits, Source, Timing},
         dashboard::{self, Dashboard},
         ingest::{Ingest, quota::Quota},
-        kubernetes::watch::{self as kubernetes_watch, WatchEnds},
+        kubernetes::{
+            role,
+            watch::{self as kubernetes_watch, WatchEnds},
+            writer::{self, WriterEnds},
+        },
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
         site::{Site, access::Access, host::AllowedHosts},
         store_actor::{Ends, StoreActor},
     },
-    healthscope_core::{Patience, snapshot::Snapshot, store::StoreConfig},
+    healthscope_core::{Patience, pace::WriterLimits, snapshot::Snapshot, store::StoreConfig},
     healthscope_service::{
         admin::Readiness,
         config_files::Loaded,
@@ -34,10 +38,13 @@ use {
     },
     tokio::{
         net::TcpListener,
-        sync::{broadcast, watch},
+        sync::{broadcast, mpsc, watch},
     },
     tokio_rustls::TlsAcceptor,
 };
+
+/// News of HealthScopes that wait for the writer at most; when it is full the watch waits.
+const OBSERVATIONS: usize = 1_024;
 
 /// Why an aggregator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -188,9 +195,22 @@ impl App {
         let actor = StoreActor::new(store_config(&timing, &limits, kubernetes.is_some()), ends);
         tasks.essential("store", actor.run(shutdown.token()));
         if let Some(kubernetes) = kubernetes {
+            let role = role::always_owner();
+            let (observed, observations) = mpsc::channel(OBSERVATIONS);
+            let writer = WriterEnds {
+                client: kubernetes.client.clone(),
+                observed: observations,
+                snapshot: feed.snapshot.clone(),
+                role: role.clone(),
+                limits: WriterLimits::default(),
+                instance: kubernetes.instance.clone(),
+                metrics: metrics.writer.clone(),
+            };
+            tasks.essential("writer", writer::run(writer, shutdown.token()));
             let ends = WatchEnds {
                 kubernetes,
                 store: store.clone(),
+                observed,
                 synced: readiness.condition("watches"),
                 metrics: metrics.watches.clone(),
                 tasks: tasks.clone(),

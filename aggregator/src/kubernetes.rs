@@ -2,8 +2,12 @@
 //!
 //! Decides nothing about health: what is watched goes to the store, what the store says is written.
 
+pub(crate) mod events;
 pub(crate) mod raw;
+pub(crate) mod request;
+pub(crate) mod role;
 pub(crate) mod watch;
+pub(crate) mod writer;
 
 use kube::{Client, Config};
 
@@ -27,6 +31,8 @@ pub struct Kubernetes {
     pub(crate) client: Client,
     /// The namespace that this process runs in, for what is its own there.
     pub(crate) namespace: String,
+    /// Who this process is, in Events and Leases: the pod, or the host.
+    pub(crate) instance: String,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -52,6 +58,21 @@ impl Kubernetes {
         config.read_timeout = Some(watch::SILENCE);
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(KubernetesError::Client)?;
-        Ok(Self { client, namespace })
+        Ok(Self {
+            client,
+            namespace,
+            instance: instance(),
+        })
+    }
+}
+
+/// The name of this pod, which is the host's name in it.
+fn instance() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    if name.is_empty() {
+        "healthscope-aggregator".to_owned()
+    } else {
+        name.into_owned()
     }
 }

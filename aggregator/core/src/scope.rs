@@ -13,9 +13,9 @@ use {
         view::{ComponentSummary, MaintenanceView, MemberView, PolicyView, RecoveringView, ScopeView},
     },
     healthscope_crd::{
-        HealthScope, condition,
+        HealthScope, Unreadable, condition,
         effective::{EffectivePolicy, EffectiveScope, effective},
-        v1beta1::{HealthScopeStatus, Summary},
+        v1beta1::{HealthScopeSpec, HealthScopeStatus, Summary},
     },
     healthscope_shared::{
         health::{Health, Reason, Verdict},
@@ -83,6 +83,30 @@ impl Scope {
             Ok(spec) => (Some(Arc::new(spec)), Vec::new()),
             Err(errors) => (None, errors.iter().map(ToString::to_string).collect()),
         };
+        Self::with(object, spec, errors, now)
+    }
+
+    /// A scope whose spec cannot even be read.
+    pub(crate) fn unreadable(unreadable: &Unreadable, now: Now) -> Option<Self> {
+        let Unreadable {
+            metadata,
+            status,
+            error,
+        } = unreadable;
+        let object = HealthScope {
+            metadata: metadata.clone(),
+            spec: HealthScopeSpec::default(),
+            status: status.clone(),
+        };
+        Self::with(Arc::new(object), None, vec![error.to_string()], now)
+    }
+
+    fn with(
+        object: Arc<HealthScope>,
+        spec: Option<Arc<EffectiveScope>>,
+        errors: Vec<String>,
+        now: Now,
+    ) -> Option<Self> {
         let key = match &spec {
             Some(spec) => spec.key.clone(),
             None => ScopeKey {

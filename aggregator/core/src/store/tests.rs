@@ -173,7 +173,11 @@ impl World {
                 depends_on: Vec::new(),
             })
             .collect();
-        self.apply(Event::Configured(Configuration { scopes, components }));
+        self.apply(Event::Configured(Configuration {
+            scopes,
+            unreadable: Vec::new(),
+            components,
+        }));
     }
 
     /// An agent process starts and connects.

@@ -391,6 +391,7 @@ fn after_a_restart_a_scope_says_what_it_said_until_agents_are_back() {
         let mut world = World::starting_cluster(&web());
         world.apply(Event::Configured(Configuration {
             scopes: vec![Arc::clone(&object)],
+            unreadable: Vec::new(),
             components: Vec::new(),
         }));
         let entry = world.entry("shop");
@@ -438,6 +439,7 @@ fn what_is_certain_is_told_at_once_even_after_a_restart() {
     let mut world = World::starting_cluster(&[workload("Deployment", "web", json!({"app": "shop"}), 1, 0)]);
     world.apply(Event::Configured(Configuration {
         scopes: vec![object],
+        unreadable: Vec::new(),
         components: Vec::new(),
     }));
     let entry = world.entry("shop");
@@ -452,6 +454,7 @@ fn a_scope_that_was_made_anew_inherits_nothing() {
     let configured = |object: &HealthScope| {
         Event::Configured(Configuration {
             scopes: vec![Arc::new(object.clone())],
+            unreadable: Vec::new(),
             components: Vec::new(),
         })
     };
@@ -474,6 +477,7 @@ fn a_scope_whose_spec_was_broken_while_nobody_looked_keeps_its_last_health() {
     let mut world = World::cluster(&[]);
     world.apply(Event::Configured(Configuration {
         scopes: vec![Arc::new(object)],
+        unreadable: Vec::new(),
         components: Vec::new(),
     }));
     let view = world.scope("shop");
