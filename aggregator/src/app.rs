@@ -11,7 +11,8 @@ use {
         clock,
         config::{Config, ConfigError, Limits, Timing},
         dashboard::{self, Dashboard},
-        ingest::Ingest,
+        ingest::{self, Ingest},
+        kubernetes::role::{self, Role},
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
@@ -138,6 +139,11 @@ impl App {
     /// # Errors
     /// When an essential part ended; `shutdown` is given by then.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
+        self.serve(role::always_owner(), shutdown).await
+    }
+
+    /// Serves in a role that may change: agents are taken in by the owner alone.
+    async fn serve(self, role: watch::Receiver<Role>, shutdown: Shutdown) -> Result<(), AppError> {
         let Self {
             config,
             listener,
@@ -197,12 +203,15 @@ impl App {
         let ingest = Arc::new(Ingest {
             access: access.clone(),
             store,
+            role: role.clone(),
             sessions: sessions.clone(),
             timing: timing.clone(),
             limits: limits.session,
             metrics: metrics.agents.clone(),
             tasks: tasks.clone(),
         });
+        let following = ingest::follow(role, sessions.clone(), timing.spread, shutdown.token());
+        tasks.essential("role", following);
         let pages = dashboard::routes(Dashboard {
             api: api.clone(),
             access: access.clone(),
