@@ -142,8 +142,11 @@ impl App {
         self.serve(role::always_owner(), shutdown).await
     }
 
-    /// Serves in a role that may change: agents are taken in by the owner alone.
-    async fn serve(self, role: watch::Receiver<Role>, shutdown: Shutdown) -> Result<(), AppError> {
+    /// Serves like [`App::run`], in a role that may change: agents are taken in by the owner alone.
+    ///
+    /// # Errors
+    /// Like [`App::run`].
+    pub async fn serve(self, role: watch::Receiver<Role>, shutdown: Shutdown) -> Result<(), AppError> {
         let Self {
             config,
             listener,
