@@ -9,10 +9,13 @@ use {
         api::{self, Api},
         bus::{Feed, StoreSender},
         clock,
-        config::{Config, ConfigError, Limits, Timing},
+        config::{Config, ConfigError, Limits, Source, Timing},
         dashboard::{self, Dashboard},
-        ingest::{self, Ingest},
-        kubernetes::role::{self, Role},
+        ingest::{self, Ingest, quota::Quota},
+        kubernetes::{
+            role::{self, Role},
+            watch::{self as kubernetes_watch, WatchEnds},
+        },
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
@@ -22,6 +25,7 @@ use {
     healthscope_core::{Patience, snapshot::Snapshot, store::StoreConfig},
     healthscope_service::{
         admin::Readiness,
+        config_files::Loaded,
         shutdown::Shutdown,
         tasks::{TaskError, Tasks},
     },
@@ -156,10 +160,11 @@ impl App {
         let Config {
             listen: _,
             tls,
-            token,
+            agents,
+            readers,
             allow_plaintext: _,
             allowed_hosts,
-            declared,
+            source,
             timing,
             limits,
         } = config;
@@ -167,9 +172,13 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let readiness = Readiness::new();
         let serving = readiness.condition("serving");
-        let configured = readiness.condition("configuration");
+        let (declared, configured, kubernetes) = match source {
+            Source::Files(declared) => (declared, Some(readiness.condition("configuration")), None),
+            // Nobody sends: nothing is declared by files.
+            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
+        };
         let sessions = Sessions::new(limits.agents);
-        let access = Arc::new(Access::new(token));
+        let access = Arc::new(Access::new(readers));
         let (store, inbox) = StoreSender::channel();
         let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {
@@ -187,8 +196,18 @@ impl App {
             metrics: metrics.store.clone(),
             max_pending: limits.pending_runs,
         };
-        let actor = StoreActor::new(store_config(&timing, &limits), ends);
+        let actor = StoreActor::new(store_config(&timing, &limits, kubernetes.is_some()), ends);
         tasks.essential("store", actor.run(shutdown.token()));
+        if let Some(kubernetes) = kubernetes {
+            let ends = WatchEnds {
+                kubernetes,
+                store: store.clone(),
+                synced: readiness.condition("watches"),
+                metrics: metrics.watches.clone(),
+                tasks: tasks.clone(),
+            };
+            tasks.essential("watches", kubernetes_watch::run(ends, shutdown.token()));
+        }
 
         let api = Api::new(api::Inner {
             feed,
@@ -204,7 +223,8 @@ impl App {
             shutdown: shutdown.clone(),
         });
         let ingest = Arc::new(Ingest {
-            access: access.clone(),
+            auth: agents,
+            quota: Quota::new(limits.agents),
             store,
             role: role.clone(),
             sessions: sessions.clone(),
@@ -256,7 +276,7 @@ impl App {
     }
 }
 
-fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
+fn store_config(timing: &Timing, limits: &Limits, kubernetes: bool) -> StoreConfig {
     StoreConfig {
         limits: limits.store,
         patience: Patience {
@@ -264,5 +284,6 @@ fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
             hold: timing.lost,
             start: timing.start,
         },
+        kubernetes,
     }
 }

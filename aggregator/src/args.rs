@@ -14,8 +14,17 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7575";
 #[command(name = "healthscope-aggregator", version = version(), max_term_width = 100)]
 pub struct Args {
     /// File or directory with HealthScopes (and Components, which agents read); changes apply without a restart.
-    #[arg(long, env = "HEALTHSCOPE_CONFIG", value_name = "FILE_OR_DIR")]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_CONFIG",
+        value_name = "FILE_OR_DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub config: Option<PathBuf>,
+    /// Serve the HealthScopes of a Kubernetes cluster: the one that this runs in, or that of the kubeconfig.
+    #[arg(long, env = "HEALTHSCOPE_KUBERNETES")]
+    pub kubernetes: bool,
     /// Address and port to listen on, for agents, the page and the API alike.
     #[arg(long, env = "HEALTHSCOPE_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,

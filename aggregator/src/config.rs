@@ -4,7 +4,12 @@
 //! `healthscope up` feeds the same aggregator from wherever it has it.
 
 use {
-    crate::{args::Args, declared::Declared},
+    crate::{
+        args::Args,
+        declared::Declared,
+        identity::Identity,
+        kubernetes::{Kubernetes, KubernetesError},
+    },
     healthscope_core::event,
     healthscope_service::{
         config_files::Loaded,
@@ -29,18 +34,49 @@ pub struct Config {
     pub listen: SocketAddr,
     /// TLS, or plaintext.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// What agents and readers must show; needed off loopback.
-    pub token: Option<Secret>,
+    /// How agents prove who they are; needed off loopback.
+    pub agents: AgentAuth,
+    /// How readers prove who they are; needed off loopback, unless said otherwise.
+    pub readers: ReaderAuth,
     /// Whether plaintext off loopback is meant.
     pub allow_plaintext: bool,
     /// Host names under which browsers may use the page, besides addresses and localhost.
     pub allowed_hosts: Vec<String>,
-    /// The declared objects, now and as they change.
-    pub declared: watch::Receiver<Loaded<Declared>>,
+    /// Where HealthScopes come from.
+    pub source: Source,
     /// Deadlines and periods.
     pub timing: Timing,
     /// Counts.
     pub limits: Limits,
+}
+
+/// Where HealthScopes come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Files declare them, now and as they change.
+    Files(watch::Receiver<Loaded<Declared>>),
+    /// They are objects of a Kubernetes cluster, and so are their members.
+    Kubernetes(Kubernetes),
+}
+
+/// How agents prove who they are.
+#[derive(Clone, Debug)]
+pub enum AgentAuth {
+    /// Not at all.
+    Open,
+    /// By one token that all of them share.
+    Token(Secret),
+    /// Each by the token of its pod, which says who it is.
+    Kubernetes(Arc<Identity>),
+}
+
+/// How readers prove who they are, and with it what they may see.
+#[derive(Clone, Debug)]
+pub enum ReaderAuth {
+    /// Not at all: whoever reaches the aggregator sees everything.
+    Open,
+    /// By one token that all of them share and that shows everything.
+    Token(Secret),
 }
 
 /// Deadlines and periods; tests make them short.
@@ -141,6 +177,9 @@ pub enum ConfigError {
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
+    /// The cluster cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The certificate or its key cannot be used.
     #[error("cannot serve TLS")]
     Tls(#[from] TlsError),
@@ -152,14 +191,15 @@ pub enum ConfigError {
 impl Config {
     /// An aggregator for this machine alone, everything else by default.
     #[must_use]
-    pub fn new(listen: SocketAddr, declared: watch::Receiver<Loaded<Declared>>) -> Self {
+    pub fn new(listen: SocketAddr, source: Source) -> Self {
         Self {
             listen,
             tls: None,
-            token: None,
+            agents: AgentAuth::Open,
+            readers: ReaderAuth::Open,
             allow_plaintext: false,
             allowed_hosts: Vec::new(),
-            declared,
+            source,
             timing: Timing::default(),
             limits: Limits::default(),
         }
@@ -169,9 +209,10 @@ impl Config {
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(args: Args, declared: watch::Receiver<Loaded<Declared>>) -> Result<Self, ConfigError> {
+    pub fn from_args(args: Args, source: Source) -> Result<Self, ConfigError> {
         let Args {
             config: _,
+            kubernetes: _,
             listen,
             tls_cert,
             tls_key,
@@ -187,13 +228,19 @@ impl Config {
             (Some(certificate), Some(key)) => Some(tls::server_config(&certificate, &key)?),
             (Some(_), None) | (None, Some(_) | None) => None,
         };
+        let token = token_file.as_deref().map(token::read).transpose()?;
+        let (agents, readers) = match token {
+            Some(token) => (AgentAuth::Token(token.clone()), ReaderAuth::Token(token)),
+            None => (AgentAuth::Open, ReaderAuth::Open),
+        };
         let config = Self {
             listen,
             tls,
-            token: token_file.as_deref().map(token::read).transpose()?,
+            agents,
+            readers,
             allow_plaintext,
             allowed_hosts,
-            declared,
+            source,
             timing: Timing {
                 heartbeat,
                 ..Timing::default()
@@ -221,7 +268,8 @@ impl Config {
         if self.tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.listen));
         }
-        if self.token.is_none() {
+        let is_open = matches!(self.agents, AgentAuth::Open) || matches!(self.readers, ReaderAuth::Open);
+        if is_open {
             return Err(ConfigError::NoToken(self.listen));
         }
         Ok(())
@@ -239,7 +287,7 @@ mod tests {
             problems: None,
         });
         drop(sender);
-        Config::new(listen.parse().unwrap(), receiver)
+        Config::new(listen.parse().unwrap(), Source::Files(receiver))
     }
 
     #[test]
@@ -264,7 +312,9 @@ mod tests {
             config.allow_plaintext = true;
             let no_token = config.check().unwrap_err();
             assert!(no_token.to_string().contains("--token-file"), "{no_token}");
-            config.token = Some(Secret::new("hush"));
+            config.agents = AgentAuth::Token(Secret::new("hush"));
+            assert!(config.check().is_err(), "readers could do without");
+            config.readers = ReaderAuth::Token(Secret::new("hush"));
             config.check().unwrap();
         }
     }

@@ -7,6 +7,7 @@ pub mod app;
 pub mod args;
 pub mod config;
 pub mod declared;
+pub mod identity;
 pub mod kubernetes;
 
 mod api;

@@ -69,7 +69,7 @@ impl Site {
         let class = RouteClass::of(request.uri().path());
         let answering = async {
             if request.uri().path() == wire::PATH {
-                self.ingest.upgrade(from, request)
+                Box::pin(self.ingest.upgrade(from, request)).await
             } else {
                 Box::pin(self.answer_http(from, request))
                     .await

@@ -4,6 +4,7 @@
 //! nobody out and a new token signs everybody out.
 
 use {
+    crate::config::ReaderAuth,
     healthscope_service::token::Secret,
     http::{
         HeaderMap,
@@ -31,7 +32,11 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(token: Option<Secret>) -> Self {
+    pub(crate) fn new(readers: ReaderAuth) -> Self {
+        let token = match readers {
+            ReaderAuth::Open => None,
+            ReaderAuth::Token(token) => Some(token),
+        };
         let with_key = |token: Secret| {
             let key = hmac::Key::new(hmac::HMAC_SHA256, token.expose().as_bytes());
             (token, key)
@@ -90,7 +95,8 @@ impl Access {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+/// The token in `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme
@@ -165,7 +171,7 @@ mod tests {
     use {super::*, http::HeaderValue};
 
     fn access() -> Access {
-        Access::new(Some(Secret::new("hush")))
+        Access::new(ReaderAuth::Token(Secret::new("hush")))
     }
 
     fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
@@ -189,7 +195,7 @@ mod tests {
         check("Bearer", false);
         check("Basic hush", false);
         check("", false);
-        assert!(!Access::new(None).has_bearer(&headers(AUTHORIZATION, "Bearer ")));
+        assert!(!Access::new(ReaderAuth::Open).has_bearer(&headers(AUTHORIZATION, "Bearer ")));
     }
 
     #[test]
@@ -200,7 +206,7 @@ mod tests {
         assert!(access().has_session(&cookies, start));
         assert!(access().has_session(&cookies, start + SESSION - Duration::from_secs(1)));
         assert!(!access().has_session(&cookies, start + SESSION));
-        let other = Access::new(Some(Secret::new("other")));
+        let other = Access::new(ReaderAuth::Token(Secret::new("other")));
         assert!(!other.has_session(&cookies, start), "another token");
     }
 

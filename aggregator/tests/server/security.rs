@@ -1,12 +1,9 @@
 //! What strangers get, and what their pages cannot do.
 
-use {
-    crate::support::{SHOP, Served, serve, serve_with},
-    healthscope_service::token::Secret,
-};
+use crate::support::{SHOP, Served, serve, serve_with, share_token};
 
 async fn guarded() -> Served {
-    serve_with(SHOP, |config| config.token = Some(Secret::new("hush hush"))).await
+    serve_with(SHOP, |config| share_token(config, "hush hush")).await
 }
 
 const FORM: &str = "content-type: application/x-www-form-urlencoded";

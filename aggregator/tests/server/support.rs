@@ -2,9 +2,15 @@
 
 use {
     futures_util::{SinkExt, StreamExt},
-    healthscope_aggregator::{App, Config, app::AppError, declared, kubernetes::role::Role},
+    healthscope_aggregator::{
+        App, Config,
+        app::AppError,
+        config::{self, AgentAuth, ReaderAuth},
+        declared,
+        kubernetes::role::Role,
+    },
     healthscope_core::snapshot::Snapshot,
-    healthscope_service::{config_files::Loaded, shutdown::Shutdown},
+    healthscope_service::{config_files::Loaded, shutdown::Shutdown, token::Secret},
     healthscope_shared::{
         document::Source,
         health::{Health, Reason},
@@ -62,7 +68,7 @@ pub(crate) async fn serve(text: &str) -> Served {
 /// Starts one with these documents and other settings.
 pub(crate) async fn serve_with(text: &str, change: impl FnOnce(&mut Config)) -> Served {
     let (sender, receiver) = watch::channel(loaded(text, 1));
-    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), receiver);
+    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), config::Source::Files(receiver));
     change(&mut config);
     let app = App::bind(config).unwrap();
     let shutdown = Shutdown::new();
@@ -79,6 +85,13 @@ pub(crate) async fn serve_with(text: &str, change: impl FnOnce(&mut Config)) -> 
     };
     served.until(|snapshot| snapshot.at.is_some()).await;
     served
+}
+
+/// Makes agents and readers show this token.
+pub(crate) fn share_token(config: &mut Config, token: &str) {
+    let token = Secret::new(token);
+    config.agents = AgentAuth::Token(token.clone());
+    config.readers = ReaderAuth::Token(token);
 }
 
 /// What a set of files would give.

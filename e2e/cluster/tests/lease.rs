@@ -331,7 +331,10 @@ async fn without_an_api_server_nobody_is_the_owner() {
         replicas[place]
             .until(Duration::from_secs(7), |role| *role != Role::Owner)
             .await;
-        tell(&format!("{how}: not the owner any more after {:.1?}", start.elapsed()));
+        tell(&format!(
+            "{how}: not the owner any more after {:.1?}",
+            start.elapsed()
+        ));
         time::sleep(Duration::from_secs(8)).await;
         assert!(!replicas.iter().any(Replica::is_owner), "nobody can know");
         let start = Instant::now();
@@ -341,7 +344,10 @@ async fn without_an_api_server_nobody_is_the_owner() {
             cluster.resume(Component::Etcd).unwrap();
         }
         owner_among(&replicas, PATIENCE).await;
-        tell(&format!("{how}: an owner again {:.1?} after the return", start.elapsed()));
+        tell(&format!(
+            "{how}: an owner again {:.1?} after the return",
+            start.elapsed()
+        ));
         time::sleep(Duration::from_secs(4)).await;
         assert_eq!(replicas.iter().filter(|replica| replica.is_owner()).count(), 1);
     }

@@ -8,6 +8,9 @@ pub mod condition;
 pub mod cycle;
 pub mod effective;
 pub mod key;
+pub mod manifest;
+pub mod v1alpha1;
+pub mod v1alpha2;
 pub mod v1beta1;
 
 pub use v1beta1::HealthScope;

@@ -199,6 +199,7 @@ impl World {
             acked: Seq(agent.acked),
             version: "0.1.0".into(),
             peer: "127.0.0.1".into(),
+            pod: None,
         }));
         match answer {
             Answer::Opened { resume, evicted } => (resume.map(|seq| seq.0), evicted),
