@@ -137,11 +137,12 @@ pub(crate) enum EndReason {
     Protocol,
     Refused,
     Drained,
+    Redirected,
     Slow,
 }
 
 impl EndReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Goodbye,
         Self::Lost,
         Self::Replaced,
@@ -149,6 +150,7 @@ impl EndReason {
         Self::Protocol,
         Self::Refused,
         Self::Drained,
+        Self::Redirected,
         Self::Slow,
     ];
 
@@ -173,6 +175,7 @@ impl EndReason {
             Self::Protocol => "protocol",
             Self::Refused => "refused",
             Self::Drained => "drained",
+            Self::Redirected => "redirected",
             Self::Slow => "slow",
         }
     }

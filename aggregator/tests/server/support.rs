@@ -7,6 +7,7 @@ use {
         app::AppError,
         config::{self, AgentAuth, ReaderAuth},
         declared,
+        kubernetes::role::Role,
     },
     healthscope_core::snapshot::Snapshot,
     healthscope_service::{config_files::Loaded, shutdown::Shutdown, token::Secret},
@@ -54,6 +55,7 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) declared: watch::Sender<Loaded<declared::Declared>>,
+    pub(crate) role: watch::Sender<Role>,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), AppError>>,
 }
@@ -71,11 +73,13 @@ pub(crate) async fn serve_with(text: &str, change: impl FnOnce(&mut Config)) -> 
     let app = App::bind(config).unwrap();
     let shutdown = Shutdown::new();
     let (address, snapshots) = (app.address(), app.snapshots());
-    let running = tokio::spawn(app.run(shutdown.clone()));
+    let (role, roles) = watch::channel(Role::Owner);
+    let running = tokio::spawn(app.serve(roles, shutdown.clone()));
     let served = Served {
         address,
         snapshots,
         declared: sender,
+        role,
         shutdown,
         running,
     };
