@@ -263,7 +263,8 @@ impl Cluster {
         {
             found = index.scopes(&key.namespace, &object.labels);
         }
-        if is_owner(key) {
+        let is_top = self.find(key).is_none_or(|object| owner_key(object).is_none());
+        if is_top && is_owner(key) {
             let mut seen = BTreeSet::new();
             for pod in self.pods(key) {
                 if seen.insert(&pod.labels) {
@@ -291,10 +292,13 @@ impl Cluster {
 
     fn judge(&self, key: &ComponentKey, looked: &RefCell<Vec<ComponentKey>>) -> Verdict {
         if let Some(why) = self.unavailable(key) {
+            looked.borrow_mut().push(key.clone());
             return why.verdict(key);
         }
         let pods = self.pods(key);
         let Some(object) = self.find(key) else {
+            // Its coming is marked by itself, but not that its kind was listed without it.
+            looked.borrow_mut().push(key.clone());
             return match self.watch(key).map(|watch| &watch.state) {
                 Some(WatchState::Following) => Verdict::new(
                     Health::Unhealthy,

@@ -224,12 +224,12 @@ impl Scope {
             // What is shown of the health is what was; so is why.
             view.root_cause = previous.and_then(|previous| previous.view.root_cause.clone());
         }
-        let status = status::desired(
-            &view,
-            self.object.metadata.generation,
-            previous.map(|entry| &entry.status).or(self.inherited.as_deref()),
-            now.wall,
-        );
+        let written = previous.filter(|entry| entry.settled).map(|entry| &entry.status);
+        let written = written.or(self.inherited.as_deref());
+        let status = match written {
+            Some(written) if !settled => written.clone(),
+            Some(_) | None => status::desired(&view, self.object.metadata.generation, written, now.wall),
+        };
         view.conditions.clone_from(&status.conditions);
         let entry = ScopeEntry {
             object: Arc::clone(&self.object),
