@@ -182,7 +182,7 @@ fn why_failed(object: &Value) -> Trouble {
     }
     let ended = statuses(object).find_map(|status| {
         let ended = Ended::of(&status.value["state"])?;
-        (ended.exit_code != Some(0)).then(|| (status, ended))
+        (ended.exit_code != Some(0)).then_some((status, ended))
     });
     match ended {
         Some((status, ended)) => Trouble::new(
