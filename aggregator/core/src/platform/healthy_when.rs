@@ -2,9 +2,8 @@
 //!
 //! Whoever may write a scope may write a rule, and whoever may write an object may choose what it runs on, so a rule
 //! is bounded before it runs: its length, nesting and nodes when it is compiled, the object's size and the steps that
-//! both together can take when it is evaluated. What could multiply data or work is refused with a sentence that says
-//! what to write instead: loops over loops over loops, `map`, additions and comparisons in a loop that do not depend
-//! on it. Nothing of the language reaches outside the object: no clock, no randomness, no other object.
+//! both together can take when it is evaluated. What could multiply data is refused with a sentence that says so:
+//! loops in loops in loops, `map`, and additions in a loop. Nothing of the language reaches outside the object: no clock, no randomness, no other object.
 
 use {
     super::{field, healthy},
@@ -30,7 +29,8 @@ use {
 pub(super) const MAX_EXPRESSION_BYTES: usize = 1024;
 /// Most parts of an expression: names, fields, values, operators. A generous rule has fifty.
 const MAX_NODES: usize = 200;
-/// Deepest nesting of parts in each other: what parsing and evaluation need of the stack.
+/// Deepest nesting of parts in each other: what parsing and evaluation need of the stack, some 35 KiB for each in a
+/// debug build. Real rules are ten deep.
 const MAX_NESTING: usize = 20;
 /// Deepest nesting of loops.
 const MAX_LOOPS: usize = 2;
@@ -42,7 +42,9 @@ const MAX_OBJECT_BYTES: usize = 256 * 1024;
 const MAX_OBJECT_NESTING: usize = 64;
 /// Most steps of an evaluation, estimated as nodes times the longest list to the power of the loops: tens of
 /// milliseconds at worst, microseconds in normal life.
-const MAX_STEPS: usize = 200_000;
+const MAX_STEPS: usize = 500_000;
+/// So many bytes are looked through in the time of a step.
+const BYTES_A_STEP: usize = 256;
 
 /// Functions that a rule may call, beside the operators and the macros `has`, `all`, `exists`, `exists_one`, `filter`.
 const FUNCTIONS: [&str; 9] = [
@@ -79,6 +81,8 @@ struct Size {
     loops: usize,
     /// The longest list that is written out.
     longest: usize,
+    /// Whether a round of a loop may look at all of the object.
+    looks_at_whole: bool,
 }
 
 impl fmt::Debug for HealthyWhen {
@@ -178,9 +182,16 @@ impl HealthyWhen {
         let rounds = (0..size.loops).fold(1, |rounds: usize, _| {
             rounds.saturating_mul(reading.longest.max(1))
         });
-        if size.nodes.saturating_mul(rounds) > MAX_STEPS {
+        let read = MAX_OBJECT_BYTES - reading.left;
+        let weight = if size.looks_at_whole {
+            1 + read / BYTES_A_STEP
+        } else {
+            1
+        };
+        if size.nodes.saturating_mul(rounds).saturating_mul(weight) > MAX_STEPS {
             return Err(format!(
-                "the object has a list of {} entries, too many for this rule's loops; use fewer loops",
+                "the object ({read} bytes, up to {} entries in a list) is too large for this rule's loops; \
+                 compare with the loop's variable or use fewer loops",
                 reading.longest
             ));
         }
@@ -259,13 +270,15 @@ fn too_nested() -> String {
     format!("healthyWhen is nested more than {MAX_NESTING} deep; write it flatter")
 }
 
-/// What an expression's value depends on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Depends {
-    /// On a loop's variable.
-    on_loop: bool,
-    /// On nothing: it is written out.
-    is_literal: bool,
+/// How large an expression's value can be, within a loop; later ones can be larger.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    /// Written out, a number, or true or false.
+    Small,
+    /// Part of the item that a loop is at: all rounds together see no more than the object.
+    Item,
+    /// Anything else: every round may see the whole object.
+    Whole,
 }
 
 fn measure(root: &IdedExpr) -> Result<Size, String> {
@@ -283,7 +296,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn expression(&mut self, expression: &'a IdedExpr, nesting: usize) -> Result<Depends, String> {
+    fn expression(&mut self, expression: &'a IdedExpr, nesting: usize) -> Result<Origin, String> {
         if nesting > MAX_NESTING {
             return Err(too_nested());
         }
@@ -295,34 +308,20 @@ impl<'a> Walk<'a> {
         }
         let nesting = nesting + 1;
         match &expression.expr {
-            Expr::Literal(_) => Ok(Depends {
-                on_loop: false,
-                is_literal: true,
-            }),
-            Expr::Ident(name) => {
-                let on_loop = self.variables.contains(&name.as_str());
-                if on_loop || name == "object" {
-                    Ok(Depends {
-                        on_loop,
-                        is_literal: false,
-                    })
-                } else {
-                    Err(format!(
-                        "healthyWhen names {}; the only name is object, as in object.status.phase",
-                        one_line(name, 80)
-                    ))
-                }
-            }
+            Expr::Literal(_) => Ok(Origin::Small),
+            Expr::Ident(name) if self.variables.contains(&name.as_str()) => Ok(Origin::Item),
+            Expr::Ident(name) if name == "object" => Ok(Origin::Whole),
+            Expr::Ident(name) => Err(format!(
+                "healthyWhen names {}; the only name is object, as in object.status.phase",
+                one_line(name, 80)
+            )),
             Expr::Select(select) => {
                 let operand = self.expression(&select.operand, nesting)?;
-                Ok(Depends {
-                    is_literal: false,
-                    ..operand
-                })
+                Ok(if select.test { Origin::Small } else { operand })
             }
             Expr::Call(call) => {
                 let operands = call.target.as_deref().into_iter().chain(&call.args);
-                let operands: Vec<Depends> = operands
+                let operands: Vec<Origin> = operands
                     .map(|operand| self.expression(operand, nesting))
                     .collect::<Result<_, _>>()?;
                 self.call(&call.func_name, &operands)
@@ -348,46 +347,49 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn all(&mut self, parts: impl Iterator<Item = &'a IdedExpr>, nesting: usize) -> Result<Depends, String> {
-        let mut whole = Depends {
-            on_loop: false,
-            is_literal: true,
-        };
+    /// The largest of the parts.
+    fn all(&mut self, parts: impl Iterator<Item = &'a IdedExpr>, nesting: usize) -> Result<Origin, String> {
+        let mut largest = Origin::Small;
         for part in parts {
-            let part = self.expression(part, nesting)?;
-            whole.on_loop |= part.on_loop;
-            whole.is_literal &= part.is_literal;
+            largest = largest.max(self.expression(part, nesting)?);
         }
-        Ok(whole)
+        Ok(largest)
     }
 
-    fn call(&mut self, function: &str, operands: &[Depends]) -> Result<Depends, String> {
-        let on_loop = operands.iter().any(|operand| operand.on_loop);
+    fn call(&mut self, function: &str, operands: &[Origin]) -> Result<Origin, String> {
         let is_in_loop = !self.variables.is_empty();
-        // Within a loop only what is cheap, or changes from round to round, is done.
-        let is_cheap = match function {
+        let first = operands.first().copied().unwrap_or(Origin::Whole);
+        // A comparison looks at no more than the smaller side.
+        let smaller = operands.iter().copied().min().unwrap_or(Origin::Whole);
+        let (looked_at, result) = match function {
             operators::LOGICAL_AND
             | operators::LOGICAL_OR
             | operators::LOGICAL_NOT
-            | operators::CONDITIONAL
             | operators::NEGATE
             | operators::SUBSTRACT
             | operators::MULTIPLY
             | operators::DIVIDE
             | operators::MODULO
-            | operators::INDEX
-            | "type" => true,
+            | "type" => (Origin::Small, Origin::Small),
+            operators::CONDITIONAL => {
+                let branches = operands.iter().skip(1).copied().max();
+                (Origin::Small, branches.unwrap_or(Origin::Whole))
+            }
+            operators::INDEX => (Origin::Small, first),
             operators::EQUALS
             | operators::NOT_EQUALS
             | operators::GREATER
             | operators::GREATER_EQUALS
             | operators::LESS
-            | operators::LESS_EQUALS => on_loop || operands.iter().any(|operand| operand.is_literal),
+            | operators::LESS_EQUALS
+            | "startsWith"
+            | "endsWith" => (smaller, Origin::Small),
             operators::IN => {
                 if is_in_loop {
+                    // It goes through the list on its right.
                     self.size.loops = self.size.loops.max(self.variables.len() + 1);
                 }
-                on_loop
+                (first, Origin::Small)
             }
             operators::ADD => {
                 self.size.additions += 1;
@@ -397,31 +399,21 @@ impl<'a> Walk<'a> {
                 if is_in_loop {
                     return Err("healthyWhen adds within a loop; compare the parts instead".into());
                 }
-                true
+                (Origin::Whole, Origin::Whole)
             }
-            _ if FUNCTIONS.contains(&function) => on_loop,
-            "map" | "matches" | "duration" | "timestamp" | "bytes" | "dyn" => {
-                return Err(unsupported(function));
-            }
+            "size" | "contains" | "int" | "uint" | "double" => (first, Origin::Small),
+            "string" => (first, first),
             other => return Err(unsupported(&one_line(other, 40))),
         };
-        if is_in_loop && !is_cheap {
-            return Err(format!(
-                "healthyWhen does the same {} in every round of a loop; move it out of the loop",
-                name_of(function)
-            ));
-        }
-        Ok(Depends {
-            on_loop,
-            is_literal: false,
-        })
+        self.size.looks_at_whole |= is_in_loop && looked_at == Origin::Whole;
+        Ok(result)
     }
 
     /// What the macros `all`, `exists`, `exists_one` and `filter` are turned into; `map` is refused, because it makes
     /// values that grow from loop to loop.
-    fn comprehension(&mut self, made: &'a ComprehensionExpr, nesting: usize) -> Result<Depends, String> {
-        let range = self.expression(&made.iter_range, nesting)?;
-        let body = body_of(made).ok_or_else(|| unsupported("map"))?;
+    fn comprehension(&mut self, made: &'a ComprehensionExpr, nesting: usize) -> Result<Origin, String> {
+        self.expression(&made.iter_range, nesting)?;
+        let (body, result) = body_of(made).ok_or_else(|| unsupported("map"))?;
         self.variables.push(&made.iter_var);
         if self.variables.len() > MAX_LOOPS {
             return Err(format!(
@@ -429,31 +421,27 @@ impl<'a> Walk<'a> {
             ));
         }
         self.size.loops = self.size.loops.max(self.variables.len());
-        let body = self.expression(body, nesting);
+        self.expression(body, nesting)?;
         self.variables.pop();
-        // A variable of the same name around this one is hidden in the body, so its own counts there.
-        Ok(Depends {
-            on_loop: range.on_loop || body?.on_loop && !self.variables.is_empty(),
-            is_literal: false,
-        })
+        Ok(result)
     }
 }
 
-/// The condition that a loop asks of each item; `None` for `map`.
-fn body_of(made: &ComprehensionExpr) -> Option<&IdedExpr> {
+/// The condition that a loop asks of each item, and what comes out of it; `None` for `map`.
+fn body_of(made: &ComprehensionExpr) -> Option<(&IdedExpr, Origin)> {
     let Expr::Call(step) = &made.loop_step.expr else {
         return None;
     };
     match (step.func_name.as_str(), step.args.as_slice()) {
-        (operators::LOGICAL_AND | operators::LOGICAL_OR, [_, body]) => Some(body),
+        (operators::LOGICAL_AND | operators::LOGICAL_OR, [_, body]) => Some((body, Origin::Small)),
         (operators::CONDITIONAL, [body, kept, _]) => {
             let Expr::Call(kept) = &kept.expr else { return None };
             match &kept.args.get(1)?.expr {
                 // exists_one counts.
-                Expr::Literal(_) => Some(body),
+                Expr::Literal(_) => Some((body, Origin::Small)),
                 // filter keeps the item itself.
                 Expr::List(list) => match list.elements.as_slice() {
-                    [item] if item.expr == Expr::Ident(made.iter_var.clone()) => Some(body),
+                    [item] if item.expr == Expr::Ident(made.iter_var.clone()) => Some((body, Origin::Whole)),
                     _ => None,
                 },
                 _ => None,
@@ -472,16 +460,6 @@ fn unsupported(function: &str) -> String {
         "healthyWhen uses {function}, which is not supported; there are has, all, exists, exists_one, filter, {}",
         FUNCTIONS.join(", ")
     )
-}
-
-/// An operator as it is written.
-fn name_of(function: &str) -> String {
-    let written = function.trim_matches(['_', '@']);
-    if FUNCTIONS.contains(&function) {
-        format!("{written}()")
-    } else {
-        format!("comparison with {written}")
-    }
 }
 
 /// What no rule is about, and what is often the largest part of an object.

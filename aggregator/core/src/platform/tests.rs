@@ -957,12 +957,13 @@ fn rudrs_word_follows_its_operators_rules() {
     assert_eq!(rudr::word(Child::Unknown("forbidden"), &related), "unhealthy");
 }
 
-/// 10,000 pods of a large cluster are held in memory. On the heap each has its names, labels and uids, some 500 bytes.
+/// All pods of a cluster are held in memory: a usual one with three labels takes 1.6 KiB, of which the record itself
+/// is 328 bytes and most of the rest is the labels, names and uids.
 #[test]
 fn records_are_small() {
-    assert!(size_of::<Pod>() <= 40, "{}", size_of::<Pod>());
+    assert!(size_of::<Pod>() <= 32, "{}", size_of::<Pod>());
     assert!(size_of::<State>() <= 64, "{}", size_of::<State>());
-    assert!(size_of::<Object>() <= 360, "{}", size_of::<Object>());
+    assert!(size_of::<Object>() <= 328, "{}", size_of::<Object>());
 }
 
 /// Values with the fields that objects have, and whatever else in them.
