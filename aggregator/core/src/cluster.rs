@@ -8,8 +8,13 @@ use {
     crate::{
         event::{ClusterEvent, Unavailable, Watched},
         membership::Index,
-        platform::{self, Child, Object, Phase, Related},
+        platform::{
+            self, Child, Object, Phase, Related,
+            oam::{self, OamCondition, OamRef},
+            rudr,
+        },
     },
+    healthscope_crd::effective::MemberRef,
     healthscope_shared::{
         health::{Health, Reason, Verdict},
         name::{ComponentKey, Name, Namespace},
@@ -337,6 +342,35 @@ impl Cluster {
             (None, Some(WatchState::Following)) => Child::NotFound,
             (None, Some(WatchState::Listing) | None) => Child::Unknown("its kind has not been listed yet"),
         }
+    }
+
+    /// What OAM's controller would say of a member.
+    pub(crate) fn oam(&self, member: &MemberRef) -> OamCondition {
+        let reference = OamRef {
+            api_version: member.api_version.clone(),
+            kind: member.key.kind.to_string(),
+            name: member.key.name.to_string(),
+            uid: None,
+        };
+        let found = self.child(&member.key);
+        let is_labelled =
+            matches!(found, Child::Found(object) if object.labels.contains_key(oam::COMPONENT_LABEL));
+        let siblings = if is_labelled {
+            self.of_kind(&member.key.namespace, &member.key.group, member.key.kind.as_str())
+        } else {
+            Vec::new()
+        };
+        oam::condition(&reference, found, Ok(&siblings), &|key| self.child(key))
+    }
+
+    /// Rudr's word for a component.
+    pub(crate) fn rudr(&self, key: &ComponentKey) -> &'static str {
+        let pods = self.pods(key);
+        let related = Related {
+            pods: &pods,
+            child: &|key| self.child(key),
+        };
+        rudr::word(self.child(key), &related)
     }
 
     /// Agents that should speak for a component's pods by `now` and do not; while `starting` they may still come.

@@ -17,10 +17,10 @@ use {
     futures_util::{Stream, StreamExt},
     healthscope_core::{
         event::{ClusterEvent, Configuration, Event as StoreEvent, Unavailable, Watched},
-        platform::{self, DecodeOptions},
+        platform::{self, DecodeOptions, HealthyWhen},
         wanted::{STANDARD, Wanted, wanted},
     },
-    healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1},
+    healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1, writer::writers},
     healthscope_service::{admin::Condition, tasks::Tasks},
     healthscope_shared::{
         name::{Name, Namespace, ScopeKey},
@@ -327,11 +327,14 @@ impl Watches {
             .scopes
             .values()
             .filter_map(|found| match found {
-                Found::Readable(object) => effective(object).ok(),
+                Found::Readable(object) => {
+                    let managed = object.metadata.managed_fields.as_deref();
+                    Some((effective(object).ok()?, writers(managed.unwrap_or_default())))
+                }
                 Found::Unreadable(_) => None,
             })
             .collect();
-        let mut wanted = wanted(effective.iter());
+        let mut wanted = wanted(effective.iter().map(|(scope, speaks)| (scope, *speaks)));
         let unwanted: Vec<Watched> = self
             .followers
             .keys()
@@ -400,6 +403,39 @@ struct Follow {
     watched: Watched,
 }
 
+/// How the objects of a kind are read.
+struct Rules {
+    /// Rules that cannot be compiled make their scope Stalled; here they count as none.
+    compiled: HashMap<(Namespace, Name), HealthyWhen>,
+    keep_status: bool,
+}
+
+impl Rules {
+    fn new(wanted: &Wanted) -> Self {
+        let compiled = wanted
+            .rules
+            .iter()
+            .filter_map(|(key, rule)| Some((key.clone(), HealthyWhen::compile(rule).ok()?)));
+        Self {
+            compiled: compiled.collect(),
+            keep_status: wanted.keep_status,
+        }
+    }
+
+    fn options(&self, object: &Value) -> DecodeOptions<'_> {
+        let rule = if self.compiled.is_empty() {
+            None
+        } else {
+            let key = scope_key(object).map(|ScopeKey { namespace, name }| (namespace, name));
+            key.and_then(|key| self.compiled.get(&key))
+        };
+        DecodeOptions {
+            rule,
+            keep_status: self.keep_status,
+        }
+    }
+}
+
 /// Why a kind is looked for anew.
 struct Lost;
 
@@ -407,6 +443,7 @@ impl Follow {
     async fn run(self, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) {
         loop {
             let now = wanted.borrow_and_update().clone();
+            let rules = Rules::new(&now);
             // What is cancelled is begun anew with a list, so nothing is lost.
             tokio::select! {
                 biased;
@@ -414,18 +451,18 @@ impl Follow {
                 changed = wanted.changed() => if changed.is_err() {
                     break;
                 },
-                () = self.follow(&now) => {}
+                () = self.follow(&now, &rules) => {}
             }
         }
         self.tell(ClusterEvent::Unwatched(self.watched.clone())).await;
     }
 
     /// Finds the kind and follows its objects, for ever.
-    async fn follow(&self, wanted: &Wanted) {
+    async fn follow(&self, wanted: &Wanted, rules: &Rules) {
         loop {
             match self.find(wanted).await {
                 Ok(resource) => {
-                    let Lost = self.follow_objects(&resource, wanted).await;
+                    let Lost = self.follow_objects(&resource, rules).await;
                     // Not installed any more: told with the next look.
                 }
                 Err(why) => {
@@ -472,14 +509,14 @@ impl Follow {
         }
     }
 
-    async fn follow_objects(&self, resource: &ApiResource, wanted: &Wanted) -> Lost {
+    async fn follow_objects(&self, resource: &ApiResource, rules: &Rules) -> Lost {
         let namespace = self.watched.namespace.as_ref();
         let mut stream = events(&self.client, resource, namespace);
         let mut is_listed = false;
         while let Some(event) = stream.next().await {
             match event {
                 Ok(Event::Init) => self.tell(ClusterEvent::Listing(self.watched.clone())).await,
-                Ok(Event::InitApply(raw) | Event::Apply(raw)) => self.applied(raw, resource, wanted).await,
+                Ok(Event::InitApply(raw) | Event::Apply(raw)) => self.applied(raw, resource, rules).await,
                 Ok(Event::Delete(raw)) => self.deleted(raw, resource).await,
                 Ok(Event::InitDone) => {
                     is_listed = true;
@@ -520,9 +557,9 @@ impl Follow {
         Lost
     }
 
-    async fn applied(&self, raw: Raw, resource: &ApiResource, _wanted: &Wanted) {
+    async fn applied(&self, raw: Raw, resource: &ApiResource, rules: &Rules) {
         let value = raw.into_value(resource);
-        match platform::decode(&value, &DecodeOptions::default()) {
+        match platform::decode(&value, &rules.options(&value)) {
             Ok(object) => self.tell(ClusterEvent::Applied(Box::new(object))).await,
             Err(error) => {
                 self.metrics.unreadable.inc();

@@ -271,6 +271,7 @@ fn entry(name: &str, health: &str, previous: Option<&ScopeEntry>) -> Arc<ScopeEn
     let view = serde_json::from_value(view).unwrap();
     let status = healthscope_core::status::desired(
         &view,
+        &healthscope_core::status::OldWords::default(),
         Some(1),
         previous.map(|previous| &previous.status),
         Timestamp::now(),
