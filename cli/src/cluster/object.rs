@@ -27,6 +27,8 @@ use {
     std::sync::Arc,
 };
 
+const UNREPORTED: &str = "no aggregator has reported on it yet; is HealthScope's aggregator running?";
+
 /// Reads an object; one whose status cannot be read is a scope of which nothing is known, and says why.
 pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
     let strange = |error: healthscope_shared::name::NameError| ClusterError::Strange(error.to_string());
@@ -45,9 +47,12 @@ pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
         },
     };
     let policy = policy(object.data.get("spec"));
+    let is_reported = status.observed_generation.is_some();
     let behind = behind(metadata.generation, status.observed_generation);
     let mut view = view(namespace, name, created, status, unreadable.as_deref(), policy);
-    view.notes.extend(behind.clone());
+    if is_reported {
+        view.notes.extend(behind.clone());
+    }
     Ok(Scope {
         view,
         behind,
@@ -59,7 +64,7 @@ pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
 fn behind(generation: Option<i64>, observed: Option<i64>) -> Option<String> {
     let generation = generation?;
     match observed {
-        None => Some("no aggregator has reported on it yet; is HealthScope's aggregator running?".to_owned()),
+        None => Some(UNREPORTED.to_owned()),
         Some(observed) if observed < generation => Some(format!(
             "the status is about generation {observed} and the spec is at {generation}: the aggregator has not looked \
              at it yet"
@@ -104,10 +109,7 @@ fn view(
                 one_line(error, condition::MAX_MESSAGE_BYTES)
             ),
         ),
-        (None, None, _) => (
-            Reason::STARTING,
-            "no aggregator has reported on it yet".to_owned(),
-        ),
+        (None, None, _) => (Reason::STARTING, UNREPORTED.to_owned()),
     };
     let health = health.unwrap_or(Health::Unknown);
     let stalled = find(condition::STALLED)
