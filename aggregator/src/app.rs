@@ -15,7 +15,11 @@ use {
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
-        site::{Site, access::Access, host::AllowedHosts},
+        site::{
+            Site,
+            access::{Access, NoRandomness},
+            host::AllowedHosts,
+        },
         store_actor::{Ends, StoreActor},
     },
     healthscope_core::{Patience, snapshot::Snapshot, store::StoreConfig},
@@ -52,6 +56,9 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// Nobody could sign in safely.
+    #[error(transparent)]
+    SignIn(#[from] NoRandomness),
     /// A part without which the aggregator is useless ended.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -161,7 +168,7 @@ impl App {
         let serving = readiness.condition("serving");
         let configured = readiness.condition("configuration");
         let sessions = Sessions::new(limits.agents);
-        let access = Arc::new(Access::new(readers));
+        let access = Arc::new(Access::new(readers)?);
         let (store, inbox) = StoreSender::channel();
         let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {

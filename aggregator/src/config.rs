@@ -4,7 +4,11 @@
 //! `healthscope up` feeds the same aggregator from wherever it has it.
 
 use {
-    crate::{args::Args, declared::Declared, identity::Identity},
+    crate::{
+        args::{Args, AuthMode},
+        declared::Declared,
+        identity::{Identity, readers::Readers},
+    },
     healthscope_core::event,
     healthscope_service::{
         config_files::Loaded,
@@ -12,6 +16,7 @@ use {
         token::{self, Secret, TokenError},
     },
     healthscope_shared::session::peer,
+    kube::Client,
     std::{net::SocketAddr, sync::Arc, time::Duration},
     tokio::sync::watch,
 };
@@ -60,9 +65,14 @@ pub enum AgentAuth {
 #[derive(Clone, Debug)]
 pub enum ReaderAuth {
     /// Not at all: whoever reaches the aggregator sees everything.
-    Open,
+    Open {
+        /// Whether that is meant off loopback too, where something else keeps strangers out.
+        is_meant: bool,
+    },
     /// By one token that all of them share and that shows everything.
     Token(Secret),
+    /// Each by a token that the cluster's API server takes; they see and do what RBAC allows them.
+    Kubernetes(Arc<Readers>),
 }
 
 /// Deadlines and periods; tests make them short.
@@ -160,6 +170,12 @@ pub enum ConfigError {
         "{0} is reached by other machines: give --token-file with the token that agents and readers must show"
     )]
     NoToken(SocketAddr),
+    /// Readers are to show a token that there is not.
+    #[error("--auth=token takes --token-file with the token that readers must show")]
+    AuthWithoutToken,
+    /// Readers are to show tokens of a cluster that there is not.
+    #[error("--auth=kubernetes takes a cluster: run in one, or with a kubeconfig")]
+    NoCluster,
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
@@ -179,7 +195,7 @@ impl Config {
             listen,
             tls: None,
             agents: AgentAuth::Open,
-            readers: ReaderAuth::Open,
+            readers: ReaderAuth::Open { is_meant: false },
             allow_plaintext: false,
             allowed_hosts: Vec::new(),
             declared,
@@ -188,17 +204,23 @@ impl Config {
         }
     }
 
-    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches.
+    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches. `cluster` says who
+    /// readers are unless the arguments say otherwise.
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(args: Args, declared: watch::Receiver<Loaded<Declared>>) -> Result<Self, ConfigError> {
+    pub fn from_args(
+        args: Args,
+        declared: watch::Receiver<Loaded<Declared>>,
+        cluster: Option<Client>,
+    ) -> Result<Self, ConfigError> {
         let Args {
             config: _,
             listen,
             tls_cert,
             tls_key,
             token_file,
+            auth,
             allow_plaintext,
             allowed_hosts,
             heartbeat,
@@ -211,10 +233,17 @@ impl Config {
             (Some(_), None) | (None, Some(_) | None) => None,
         };
         let token = token_file.as_deref().map(token::read).transpose()?;
-        let (agents, readers) = match token {
-            Some(token) => (AgentAuth::Token(token.clone()), ReaderAuth::Token(token)),
-            None => (AgentAuth::Open, ReaderAuth::Open),
+        let readers = match (auth, &token, cluster) {
+            (Some(AuthMode::None), _, _) => ReaderAuth::Open { is_meant: true },
+            (Some(AuthMode::Kubernetes), _, None) => return Err(ConfigError::NoCluster),
+            (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
+                ReaderAuth::Kubernetes(Readers::new(cluster))
+            }
+            (Some(AuthMode::Token), None, _) => return Err(ConfigError::AuthWithoutToken),
+            (Some(AuthMode::Token) | None, Some(token), _) => ReaderAuth::Token(token.clone()),
+            (None, None, None) => ReaderAuth::Open { is_meant: false },
         };
+        let agents = token.map_or(AgentAuth::Open, AgentAuth::Token);
         let config = Self {
             listen,
             tls,
@@ -250,7 +279,8 @@ impl Config {
         if self.tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.listen));
         }
-        let is_open = matches!(self.agents, AgentAuth::Open) || matches!(self.readers, ReaderAuth::Open);
+        let is_open = matches!(self.agents, AgentAuth::Open)
+            || matches!(self.readers, ReaderAuth::Open { is_meant: false });
         if is_open {
             return Err(ConfigError::NoToken(self.listen));
         }

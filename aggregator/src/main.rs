@@ -3,7 +3,11 @@
 use {
     anyhow::Context,
     clap::Parser,
-    healthscope_aggregator::{App, Config, args::Args, declared},
+    healthscope_aggregator::{
+        App, Config,
+        args::{Args, AuthMode},
+        declared,
+    },
     healthscope_service::{
         build,
         config_files::{INTERVAL, Watcher},
@@ -41,7 +45,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     shutdown::signals(&shutdown)?;
     let watcher =
         Watcher::load(&args.config, INTERVAL, declared::read).context("cannot use the configuration")?;
-    let config = Config::from_args(args, watcher.subscribe())?;
+    let cluster = if args.auth == Some(AuthMode::Kubernetes) {
+        let client = kube::Client::try_default().await;
+        Some(client.context("cannot find the cluster that --auth=kubernetes takes")?)
+    } else {
+        None
+    };
+    let config = Config::from_args(args, watcher.subscribe(), cluster)?;
     let app = App::bind(config)?;
     let watching = tokio::spawn(watcher.run(shutdown.token()));
     app.run(shutdown.clone()).await?;

@@ -38,6 +38,7 @@ use {
 };
 
 mod explain;
+mod part;
 mod publish;
 mod query;
 #[cfg(test)]

@@ -129,7 +129,7 @@ fn document() -> Value {
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
-                    "name": crate::site::access::COOKIE_NAME,
+                    "name": crate::site::cookie::COOKIE_NAME,
                     "description": "What the sign-in form sets.",
                 },
             },

@@ -74,15 +74,20 @@ spec:
 
     /// A token as the kubelet gets it for the pod.
     fn token(&self, audience: &str) -> String {
-        let bound = ["--bound-object-kind=Pod", "--bound-object-name=web-0"];
         let uid = format!("--bound-object-uid={}", self.pod_uid);
-        self.create_token(audience, bound.into_iter().chain([uid.as_str()]))
+        self.create_token(
+            audience,
+            &["--bound-object-kind=Pod", "--bound-object-name=web-0", &uid],
+        )
     }
 
-    fn create_token<'b>(&self, audience: &str, more: impl IntoIterator<Item = &'b str>) -> String {
+    fn create_token(&self, audience: &str, more: &[&str]) -> String {
         let audience = format!("--audience={audience}");
         let arguments = ["create", "token", "web", "-n", self.namespace, &audience];
-        let token = self.cluster.kubectl(arguments.into_iter().chain(more)).unwrap();
+        let token = self
+            .cluster
+            .kubectl(arguments.iter().chain(more).copied())
+            .unwrap();
         token.trim().to_owned()
     }
 
@@ -211,7 +216,7 @@ fn bad_tokens(place: &Place<'_>) -> Vec<(&'static str, String, Refused)> {
         ),
         (
             "of no pod",
-            place.create_token(AGENT_AUDIENCE, []),
+            place.create_token(AGENT_AUDIENCE, &[]),
             Refused::NotBound,
         ),
         ("of a stranger's key", stranger, Refused::UnknownKey),
