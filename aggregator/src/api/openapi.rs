@@ -124,7 +124,8 @@ fn document() -> Value {
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The content of the file given by --token-file, where one is given.",
+                    "description": "The content of the file given by --token-file, where one is given; with --auth=kubernetes, any token \
+                                    that the cluster's API server takes.",
                 },
                 "session": {
                     "type": "apiKey",
