@@ -96,6 +96,9 @@ pub struct Timing {
     pub start: Duration,
     /// After an unexpected end agents come back spread over this time.
     pub spread: Duration,
+    /// Sessions end spread over this time after the token that opened them: the tokens of pods that were started together
+    /// end together.
+    pub renewal: Duration,
     /// How often a comment keeps an idle stream of events open.
     pub stream_heartbeat: Duration,
     /// How long shutdown may take in all.
@@ -114,6 +117,7 @@ impl Default for Timing {
             lost: Duration::from_secs(10),
             start: Duration::from_secs(30),
             spread: Duration::from_secs(2),
+            renewal: Duration::from_secs(300),
             stream_heartbeat: Duration::from_secs(10),
             shutdown: Duration::from_secs(2),
         }
