@@ -21,7 +21,11 @@ use {
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
-        site::{Site, access::Access, host::AllowedHosts},
+        site::{
+            Site,
+            access::{Access, NoRandomness},
+            host::AllowedHosts,
+        },
         store_actor::{Ends, StoreActor},
     },
     healthscope_core::{Patience, owner::Member, pace::WriterLimits, snapshot::Snapshot, store::StoreConfig},
@@ -66,6 +70,9 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// Nobody could sign in safely.
+    #[error(transparent)]
+    SignIn(#[from] NoRandomness),
     /// A part without which the aggregator is useless ended.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -205,7 +212,7 @@ impl App {
             Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
         };
         let sessions = Sessions::new(limits.agents);
-        let access = Arc::new(Access::new(readers));
+        let access = Arc::new(Access::new(readers)?);
         let (store, inbox) = StoreSender::channel();
         let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {

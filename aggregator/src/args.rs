@@ -1,7 +1,7 @@
 //! What was typed: flags and their environment variables. What it means is [`crate::config`]'s affair.
 
 use {
-    clap::Parser,
+    clap::{Parser, ValueEnum},
     healthscope_service::{build, telemetry::LogFormat},
     std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration},
 };
@@ -69,6 +69,10 @@ pub struct Args {
     /// File with the token that agents and readers must show; needed off loopback.
     #[arg(long, env = "HEALTHSCOPE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// How readers of the page and the API prove who they are: with a token of the cluster, and then they see what RBAC
+    /// lets them see; with the one of --token-file; or not at all. By default with what there is.
+    #[arg(long, env = "HEALTHSCOPE_AUTH", value_name = "HOW")]
+    pub auth: Option<AuthMode>,
     /// Serve without TLS on an address that other machines reach. The token then crosses the network readable.
     #[arg(long, env = "HEALTHSCOPE_ALLOW_PLAINTEXT")]
     pub allow_plaintext: bool,
@@ -92,6 +96,17 @@ pub struct Args {
     /// What is logged: a level, or target=level pairs [env: HEALTHSCOPE_LOG].
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// How readers prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// Tokens of the cluster.
+    Kubernetes,
+    /// The token of `--token-file`.
+    Token,
+    /// Nothing.
+    None,
 }
 
 fn version() -> &'static str {

@@ -5,9 +5,9 @@
 
 use {
     crate::{
-        args::Args,
+        args::{Args, AuthMode},
         declared::Declared,
-        identity::Identity,
+        identity::{Identity, readers::Readers},
         kubernetes::{Kubernetes, KubernetesError, Place},
     },
     healthscope_core::{event, owner::Address},
@@ -17,6 +17,7 @@ use {
         token::{self, Secret, TokenError},
     },
     healthscope_shared::session::peer,
+    kube::Client,
     std::{net::SocketAddr, sync::Arc, time::Duration},
     tokio::sync::watch,
 };
@@ -74,9 +75,14 @@ pub enum AgentAuth {
 #[derive(Clone, Debug)]
 pub enum ReaderAuth {
     /// Not at all: whoever reaches the aggregator sees everything.
-    Open,
+    Open {
+        /// Whether that is meant off loopback too, where something else keeps strangers out.
+        is_meant: bool,
+    },
     /// By one token that all of them share and that shows everything.
     Token(Secret),
+    /// Each by a token that the cluster's API server takes; they see and do what RBAC allows them.
+    Kubernetes(Arc<Readers>),
 }
 
 /// Deadlines and periods; tests make them short.
@@ -100,6 +106,9 @@ pub struct Timing {
     pub start: Duration,
     /// After an unexpected end agents come back spread over this time.
     pub spread: Duration,
+    /// Sessions end spread over this time after the token that opened them: the tokens of pods that were started together
+    /// end together.
+    pub renewal: Duration,
     /// How often a comment keeps an idle stream of events open.
     pub stream_heartbeat: Duration,
     /// How long shutdown may take in all.
@@ -118,6 +127,7 @@ impl Default for Timing {
             lost: Duration::from_secs(10),
             start: Duration::from_secs(30),
             spread: Duration::from_secs(2),
+            renewal: Duration::from_secs(300),
             stream_heartbeat: Duration::from_secs(10),
             shutdown: Duration::from_secs(2),
         }
@@ -174,6 +184,12 @@ pub enum ConfigError {
         "{0} is reached by other machines: give --token-file with the token that agents and readers must show"
     )]
     NoToken(SocketAddr),
+    /// Readers are to show a token that there is not.
+    #[error("--auth=token takes --token-file with the token that readers must show")]
+    AuthWithoutToken,
+    /// Readers are to show tokens of a cluster that there is not.
+    #[error("--auth=kubernetes takes a cluster: run in one, or with a kubeconfig")]
+    NoCluster,
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
@@ -222,7 +238,7 @@ impl Config {
             listen,
             tls: None,
             agents: AgentAuth::Open,
-            readers: ReaderAuth::Open,
+            readers: ReaderAuth::Open { is_meant: false },
             allow_plaintext: false,
             allowed_hosts: Vec::new(),
             source,
@@ -231,11 +247,16 @@ impl Config {
         }
     }
 
-    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches.
+    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches. `cluster` says who
+    /// readers are unless the arguments say otherwise.
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(args: Args, source: Source) -> Result<Self, ConfigError> {
+    pub fn from_args(args: Args, source: Source, cluster: Option<Client>) -> Result<Self, ConfigError> {
+        let cluster = match &source {
+            Source::Files(_) => cluster,
+            Source::Kubernetes(kubernetes) => Some(kubernetes.client.clone()),
+        };
         let Args {
             config: _,
             kubernetes: _,
@@ -247,6 +268,7 @@ impl Config {
             tls_cert,
             tls_key,
             token_file,
+            auth,
             allow_plaintext,
             allowed_hosts,
             heartbeat,
@@ -259,12 +281,18 @@ impl Config {
             (Some(_), None) | (None, Some(_) | None) => None,
         };
         let token = token_file.as_deref().map(token::read).transpose()?;
-        let (agents, readers) = match token {
-            Some(token) => (AgentAuth::Token(token.clone()), ReaderAuth::Token(token)),
-            None => (AgentAuth::Open, ReaderAuth::Open),
+        let readers = match (auth, &token, cluster) {
+            (Some(AuthMode::None), _, _) => ReaderAuth::Open { is_meant: true },
+            (Some(AuthMode::Kubernetes), _, None) => return Err(ConfigError::NoCluster),
+            (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
+                ReaderAuth::Kubernetes(Readers::new(cluster))
+            }
+            (Some(AuthMode::Token), None, _) => return Err(ConfigError::AuthWithoutToken),
+            (Some(AuthMode::Token) | None, Some(token), _) => ReaderAuth::Token(token.clone()),
+            (None, None, None) => ReaderAuth::Open { is_meant: false },
         };
         let agents = match &source {
-            Source::Files(_) => agents,
+            Source::Files(_) => token.map_or(AgentAuth::Open, AgentAuth::Token),
             Source::Kubernetes(kubernetes) => AgentAuth::Kubernetes(Identity::new(kubernetes.client.clone())),
         };
         let config = Self {
@@ -302,7 +330,8 @@ impl Config {
         if self.tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.listen));
         }
-        let is_open = matches!(self.agents, AgentAuth::Open) || matches!(self.readers, ReaderAuth::Open);
+        let is_open = matches!(self.agents, AgentAuth::Open)
+            || matches!(self.readers, ReaderAuth::Open { is_meant: false });
         if is_open {
             return Err(ConfigError::NoToken(self.listen));
         }

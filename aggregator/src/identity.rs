@@ -23,9 +23,10 @@ use {
     tokio::time,
 };
 
-pub(crate) mod api_server;
+mod api_server;
 mod claims;
 mod keys;
+pub mod readers;
 mod remembered;
 mod signature;
 

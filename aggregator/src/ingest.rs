@@ -125,7 +125,7 @@ impl Ingest {
                     tracing::debug!(%refused, "an agent's identity was refused");
                     refuse(refused)
                 })?;
-                Ok(Some(Guest::new(identity, counted)))
+                Ok(Some(Guest::new(identity, counted, self.timing.renewal)))
             }
         }
     }

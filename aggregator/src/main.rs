@@ -5,7 +5,7 @@ use {
     clap::Parser,
     healthscope_aggregator::{
         App, Config,
-        args::Args,
+        args::{Args, AuthMode},
         config::{self, Source},
         declared::{self, Declared},
         kubernetes::Kubernetes,
@@ -53,14 +53,20 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => {
             let source = Source::Kubernetes(Kubernetes::infer(config::place(&args)?).await?);
-            let app = App::bind(Config::from_args(args, source)?)?;
+            let app = App::bind(Config::from_args(args, source, None)?)?;
             Ok(app.run(shutdown).await?)
         }
     }
 }
 
 async fn serve_files(args: Args, watcher: Watcher<Declared>, shutdown: Shutdown) -> anyhow::Result<()> {
-    let config = Config::from_args(args, Source::Files(watcher.subscribe()))?;
+    let cluster = if args.auth == Some(AuthMode::Kubernetes) {
+        let client = kube::Client::try_default().await;
+        Some(client.context("cannot find the cluster that --auth=kubernetes takes")?)
+    } else {
+        None
+    };
+    let config = Config::from_args(args, Source::Files(watcher.subscribe()), cluster)?;
     let app = App::bind(config)?;
     let watching = tokio::spawn(watcher.run(shutdown.token()));
     app.run(shutdown.clone()).await?;

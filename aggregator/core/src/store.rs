@@ -39,6 +39,7 @@ use {
 };
 
 mod explain;
+mod part;
 mod platform;
 mod publish;
 mod query;

@@ -4,7 +4,10 @@
 //! the limit the next ones wait, at most until their deadline.
 
 use {
-    k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
+    k8s_openapi::api::{
+        authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
+        authorization::v1::{SubjectAccessReview, SubjectAccessReviewSpec},
+    },
     kube::{Api, Client, api::PostParams},
     std::{fmt, future::Future, time::Duration},
     tokio::{sync::Semaphore, time},
@@ -70,6 +73,19 @@ impl ApiServer {
         let params = PostParams::default();
         let answer = self.ask("system:auth-delegator", api.create(&params, &review));
         answer.await?.status.ok_or(AskError::Unavailable(None))
+    }
+
+    /// Whether somebody may do something.
+    pub(crate) async fn review_access(&self, spec: SubjectAccessReviewSpec) -> Result<bool, AskError> {
+        let review = SubjectAccessReview {
+            spec,
+            ..SubjectAccessReview::default()
+        };
+        let api = Api::<SubjectAccessReview>::all(self.client.clone());
+        let params = PostParams::default();
+        let answer = self.ask("system:auth-delegator", api.create(&params, &review));
+        let status = answer.await?.status.ok_or(AskError::Unavailable(None))?;
+        Ok(status.allowed && status.denied != Some(true))
     }
 
     /// What the cluster publishes about its tokens: its description of itself, and its keys.

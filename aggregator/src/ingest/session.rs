@@ -42,10 +42,6 @@ use {
 /// An event that the store took longer than this to make room for: meanwhile nobody listened to the agent.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// Agents are asked to come back with a new token spread over this time after the old one ended: the tokens of pods that
-/// were started together end together.
-const RENEWAL_SPREAD: Duration = Duration::from_secs(300);
-
 /// An agent whose pod is known.
 pub(super) struct Guest {
     identity: PodIdentity,
@@ -55,9 +51,10 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn new(identity: PodIdentity, counted: Counted) -> Self {
+    /// `renewal` is the time over which sessions end after their tokens.
+    pub(super) fn new(identity: PodIdentity, counted: Counted, renewal: Duration) -> Self {
         let share = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-        let until = identity::deadline(identity.expires) + RENEWAL_SPREAD.mul_f64(share);
+        let until = identity::deadline(identity.expires) + renewal.mul_f64(share);
         Self {
             identity,
             until: Some(until),

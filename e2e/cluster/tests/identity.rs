@@ -2,8 +2,15 @@
 
 use {
     base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD},
-    healthscope_aggregator::identity::{AGENT_AUDIENCE, Identity, MAX_TOKEN_BYTES, PodIdentity, Refused},
+    futures_util::{SinkExt, StreamExt},
+    healthscope_aggregator::{
+        App, Config as AppConfig, Declared,
+        config::AgentAuth,
+        identity::{AGENT_AUDIENCE, Identity, MAX_TOKEN_BYTES, PodIdentity, Refused},
+    },
     healthscope_e2e_cluster::{Audit, Cluster, Component, KeyKind, Options, ServiceAccountKeys},
+    healthscope_service::{config_files::Loaded, shutdown::Shutdown},
+    healthscope_shared::wire::{PATH, SUBPROTOCOL},
     kube::{
         Client, Config,
         config::{KubeConfigOptions, Kubeconfig},
@@ -12,7 +19,12 @@ use {
     std::{
         fs,
         sync::{Arc, LazyLock},
-        time::{SystemTime, UNIX_EPOCH},
+        time::{Duration, SystemTime, UNIX_EPOCH},
+    },
+    tokio::{net::TcpStream, sync::watch, time::timeout},
+    tokio_tungstenite::{
+        WebSocketStream, client_async,
+        tungstenite::{Error as WsError, Message, client::IntoClientRequest},
     },
 };
 
@@ -74,15 +86,20 @@ spec:
 
     /// A token as the kubelet gets it for the pod.
     fn token(&self, audience: &str) -> String {
-        let bound = ["--bound-object-kind=Pod", "--bound-object-name=web-0"];
         let uid = format!("--bound-object-uid={}", self.pod_uid);
-        self.create_token(audience, bound.into_iter().chain([uid.as_str()]))
+        self.create_token(
+            audience,
+            &["--bound-object-kind=Pod", "--bound-object-name=web-0", &uid],
+        )
     }
 
-    fn create_token<'b>(&self, audience: &str, more: impl IntoIterator<Item = &'b str>) -> String {
+    fn create_token(&self, audience: &str, more: &[&str]) -> String {
         let audience = format!("--audience={audience}");
         let arguments = ["create", "token", "web", "-n", self.namespace, &audience];
-        let token = self.cluster.kubectl(arguments.into_iter().chain(more)).unwrap();
+        let token = self
+            .cluster
+            .kubectl(arguments.iter().chain(more).copied())
+            .unwrap();
         token.trim().to_owned()
     }
 
@@ -211,7 +228,7 @@ fn bad_tokens(place: &Place<'_>) -> Vec<(&'static str, String, Refused)> {
         ),
         (
             "of no pod",
-            place.create_token(AGENT_AUDIENCE, []),
+            place.create_token(AGENT_AUDIENCE, &[]),
             Refused::NotBound,
         ),
         ("of a stranger's key", stranger, Refused::UnknownKey),
@@ -375,4 +392,136 @@ async fn what_is_known_holds_while_the_api_server_is_away() {
 
     cluster.start_again(Component::ApiServer).unwrap();
     place.is_web(&by_review.verify(&fresh).await.unwrap());
+}
+
+/// An aggregator that knows agents by their pods, until it is dropped.
+struct Served {
+    address: std::net::SocketAddr,
+    shutdown: Shutdown,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}
+
+impl Served {
+    fn start(identity: Arc<Identity>, renewal: Duration) -> Self {
+        let (_nobody, declared) = watch::channel(Loaded {
+            value: Arc::new(Declared::default()),
+            revision: 1,
+            problems: None,
+        });
+        let mut config = AppConfig::new("127.0.0.1:0".parse().unwrap(), declared);
+        config.agents = AgentAuth::Kubernetes(identity);
+        config.timing.renewal = renewal;
+        let app = App::bind(config).unwrap();
+        let (address, shutdown) = (app.address(), Shutdown::new());
+        tokio::spawn(app.run(shutdown.clone()));
+        Self { address, shutdown }
+    }
+
+    /// Connects as an agent with this token; a refusal is its status and body.
+    async fn connect(&self, token: &str) -> Result<WebSocketStream<TcpStream>, (u16, String)> {
+        let mut request = format!("ws://{}{PATH}", self.address)
+            .into_client_request()
+            .unwrap();
+        let headers = request.headers_mut();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        headers.insert("sec-websocket-protocol", SUBPROTOCOL.parse().unwrap());
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        match client_async(request, stream).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(WsError::Http(answer)) => {
+                let body = answer.body().clone().unwrap_or_default();
+                Err((answer.status().as_u16(), String::from_utf8(body).unwrap()))
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The names of all agents.
+    async fn agents(&self) -> Vec<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = b"GET /api/v1/agents HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: Value = serde_json::from_str(body).unwrap();
+        let names = body["items"].as_array().unwrap().iter();
+        names
+            .map(|agent| agent["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// What an agent says first; it claims to be somebody else.
+const HELLO: &str = r#"{"type":"hello","protocol":1,"agent":"payments.db-0","version":"0.1.0","epoch":"9f3c5a710e2b44d8","seq":0,"acked":0}"#;
+
+async fn next_text(socket: &mut WebSocketStream<TcpStream>) -> String {
+    let reading = async {
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) => return text.to_string(),
+                Some(Ok(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), reading).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_agent_is_its_pod_whatever_it_says() {
+    let place = Place::new(&SHARED, "session");
+    let served = Served::start(
+        identity(&SHARED, "session", &ROLES).await,
+        Duration::from_secs(300),
+    );
+    let token = place.token(AGENT_AUDIENCE);
+    let mut socket = served.connect(&token).await.unwrap();
+    socket.send(Message::text(HELLO)).await.unwrap();
+    let welcome = next_text(&mut socket).await;
+    assert!(welcome.contains("\"type\":\"welcome\""), "{welcome}");
+    assert_eq!(served.agents().await, ["session.web-0"]);
+
+    for (what, token, refused) in bad_tokens(&place) {
+        let (status, body) = served.connect(&token).await.unwrap_err();
+        assert_eq!(status, 401, "{what}: {body}");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["detail"], refused.to_string(), "{what}");
+    }
+    // Four in all, the one above among them.
+    let others = [
+        served.connect(&token).await.unwrap(),
+        served.connect(&token).await.unwrap(),
+        served.connect(&token).await.unwrap(),
+    ];
+    let (status, body) = served.connect(&token).await.unwrap_err();
+    assert_eq!(status, 503, "{body}");
+    drop(others);
+}
+
+#[tokio::test]
+async fn a_session_does_not_outlive_its_token_for_long() {
+    let place = Place::new(&SHARED, "renewal");
+    let served = Served::start(
+        identity(&SHARED, "renewal", &ROLES).await,
+        Duration::from_millis(100),
+    );
+    // Just good enough to be let in.
+    let ending = place.sign(&place.claims_with("/exp", json!(now() + 2)));
+    let mut socket = served.connect(&ending).await.unwrap();
+    socket.send(Message::text(HELLO)).await.unwrap();
+    assert!(next_text(&mut socket).await.contains("welcome"));
+    let last = next_text(&mut socket).await;
+    assert!(last.contains("\"type\":\"drain\""), "{last}");
+    // Nor does one that does not listen: it is closed.
+    let closing = async { while let Some(Ok(_)) = socket.next().await {} };
+    timeout(Duration::from_secs(20), closing).await.unwrap();
+    assert!(served.connect(&place.token(AGENT_AUDIENCE)).await.is_ok());
 }
