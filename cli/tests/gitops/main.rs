@@ -34,7 +34,13 @@ fn scope(health: Health, change: impl FnOnce(&mut ScopeView)) -> Value {
         view.available = "1/1".into();
     }
     change(&mut view);
-    let status = status::desired(&view, Some(2), None, "2026-01-02T05:00:00Z".parse().unwrap());
+    let status = status::desired(
+        &view,
+        &status::OldWords::default(),
+        Some(2),
+        None,
+        "2026-01-02T05:00:00Z".parse().unwrap(),
+    );
     json!({
         "apiVersion": "core.oam.dev/v1beta1", "kind": "HealthScope",
         "metadata": {"name": "payments", "namespace": "default", "generation": 2},
