@@ -132,6 +132,29 @@ fn a_pod_says_the_one_most_useful_reason() {
         "CreateContainerConfigError",
         "Pod CreateContainerConfigError: secret \"db\" not found",
     );
+    // A runtime's message from its cause on, whether the kubelet waits or has given up for now.
+    let runtime = "failed to create containerd task: failed to create shim task: OCI runtime create failed: \
+         runc create failed: unable to start container process: error during container init: exec: \"/nope\": \
+         stat /nope: no such file or directory";
+    check(
+        &json!([waiting("RunContainerError", runtime, &json!({}))]),
+        &none,
+        Unhealthy,
+        "RunContainerError",
+        "Pod RunContainerError: exec: \"/nope\": stat /nope: no such file or directory",
+    );
+    let start_error = json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": runtime}});
+    check(
+        &json!([waiting(
+            "CrashLoopBackOff",
+            "",
+            &json!({"restartCount": 2, "lastState": start_error})
+        )]),
+        &none,
+        Unhealthy,
+        "CrashLoopBackOff",
+        "Pod CrashLoopBackOff (StartError: exec: \"/nope\": stat /nope: no such file or directory, 2 restarts)",
+    );
     check(
         &json!([waiting("ContainerCreating", "", &json!({}))]),
         &none,
@@ -228,7 +251,7 @@ fn a_pod_says_what_stands_in_its_way_before_it_runs() {
     check(
         &unscheduled(
             "Unschedulable",
-            "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 No preemption victims.",
+            "0/3 nodes are available: 3 Insufficient cpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims.",
         ),
         Health::Unhealthy,
         "Unschedulable",
