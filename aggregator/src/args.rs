@@ -25,6 +25,38 @@ pub struct Args {
     /// Serve the HealthScopes of a Kubernetes cluster: the one that this runs in, or that of the kubeconfig.
     #[arg(long, env = "HEALTHSCOPE_KUBERNETES")]
     pub kubernetes: bool,
+    /// Namespace of the Lease by which replicas agree who serves; otherwise that of the service account or kubeconfig.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_NAMESPACE",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    pub namespace: Option<String>,
+    /// Name of the pod that this runs in; otherwise the host's name.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_POD_NAME",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    pub pod_name: Option<String>,
+    /// Host and port at which agents reach this very replica; others send them there while it serves.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_ADVERTISE",
+        value_name = "HOST:PORT",
+        requires = "kubernetes"
+    )]
+    pub advertise: Option<String>,
+    /// Name that the certificate has, for agents that other replicas send here; otherwise the host of --advertise.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_SERVER_NAME",
+        value_name = "NAME",
+        requires = "advertise"
+    )]
+    pub server_name: Option<String>,
     /// Address and port to listen on, for agents, the page and the API alike.
     #[arg(long, env = "HEALTHSCOPE_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,

@@ -8,9 +8,9 @@ use {
         args::Args,
         declared::Declared,
         identity::Identity,
-        kubernetes::{Kubernetes, KubernetesError},
+        kubernetes::{Kubernetes, KubernetesError, Place},
     },
-    healthscope_core::event,
+    healthscope_core::{event, owner::Address},
     healthscope_service::{
         config_files::Loaded,
         tls::{self, TlsError},
@@ -177,6 +177,9 @@ pub enum ConfigError {
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
+    /// Agents could not be sent there.
+    #[error("--advertise {0:?} is not HOST:PORT, or --server-name is no host name")]
+    Advertise(String),
     /// The cluster cannot be used.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
@@ -186,6 +189,29 @@ pub enum ConfigError {
     /// The token cannot be used.
     #[error("cannot use the token")]
     Token(#[from] TokenError),
+}
+
+/// What this process is called in its cluster, as far as it was told.
+///
+/// # Errors
+/// When the address cannot be one.
+pub fn place(args: &Args) -> Result<Place, ConfigError> {
+    let address = match &args.advertise {
+        None => None,
+        Some(address) => {
+            let host = address
+                .rsplit_once(':')
+                .map_or(address.as_str(), |(host, _)| host);
+            let server_name = args.server_name.as_deref().unwrap_or(host);
+            let written = Address::written(address, server_name);
+            Some(written.ok_or_else(|| ConfigError::Advertise(address.clone()))?)
+        }
+    };
+    Ok(Place {
+        namespace: args.namespace.clone(),
+        pod: args.pod_name.clone(),
+        address,
+    })
 }
 
 impl Config {
@@ -213,6 +239,10 @@ impl Config {
         let Args {
             config: _,
             kubernetes: _,
+            namespace: _,
+            pod_name: _,
+            advertise: _,
+            server_name: _,
             listen,
             tls_cert,
             tls_key,
@@ -232,6 +262,10 @@ impl Config {
         let (agents, readers) = match token {
             Some(token) => (AgentAuth::Token(token.clone()), ReaderAuth::Token(token)),
             None => (AgentAuth::Open, ReaderAuth::Open),
+        };
+        let agents = match &source {
+            Source::Files(_) => agents,
+            Source::Kubernetes(kubernetes) => AgentAuth::Kubernetes(Identity::new(kubernetes.client.clone())),
         };
         let config = Self {
             listen,

@@ -17,6 +17,7 @@ use {
 
 pub(crate) mod process;
 pub(crate) mod scopes;
+pub(crate) mod writer;
 
 /// Content type of the Prometheus text format.
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,6 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
     pub(crate) watches: WatchMetrics,
+    pub(crate) writer: writer::WriterMetrics,
 }
 
 impl Metrics {
@@ -49,6 +51,7 @@ impl Metrics {
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),
             watches: WatchMetrics::new(&maker),
+            writer: writer::WriterMetrics::new(&maker),
             registry,
         }
     }

@@ -380,6 +380,7 @@ fn configuration(declared: &Declared) -> Configuration {
             .iter()
             .map(|DeclaredScope { object, effective: _ }| Arc::new(object.clone()))
             .collect(),
+        unreadable: Vec::new(),
         components: components
             .iter()
             .map(|component| {

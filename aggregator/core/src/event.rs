@@ -5,7 +5,7 @@
 
 use {
     crate::platform::Object,
-    healthscope_crd::HealthScope,
+    healthscope_crd::{HealthScope, Unreadable},
     healthscope_shared::{
         name::{AgentName, ComponentKey, InstanceName, Kind, Name, Namespace},
         wire::{self, AnnouncedProbe, Epoch, Report, Seq},
@@ -155,6 +155,8 @@ pub struct PodRef {
 pub struct Configuration {
     /// The scopes. One whose spec cannot be used is kept with its last good spec and is Stalled.
     pub scopes: Vec<Arc<HealthScope>>,
+    /// Scopes whose spec cannot even be read: Stalled, with their last good spec or their last health.
+    pub unreadable: Vec<Arc<Unreadable>>,
     /// Components that must be there.
     pub components: Vec<DeclaredComponent>,
 }

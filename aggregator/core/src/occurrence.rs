@@ -505,6 +505,11 @@ mod tests {
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "a test starts its own clock somewhere")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
     fn maintained(mut view: ScopeView) -> ScopeView {
         view.maintenance = Some(MaintenanceView {
             active: true,
@@ -533,7 +538,13 @@ mod tests {
             second += seconds;
             former = status;
             let now = Timestamp::from_second(second).unwrap();
-            status = Some(status::desired(view, Some(1), former.as_ref(), now));
+            status = Some(status::desired(
+                view,
+                &status::OldWords::default(),
+                Some(1),
+                former.as_ref(),
+                now,
+            ));
         }
         let mut object = HealthScope::new("shop", HealthScopeSpec::default());
         object.metadata.uid = Some("2f7c1b3a-0000-4000-8000-000000000001".into());
@@ -543,6 +554,7 @@ mod tests {
                 object: Arc::new(object),
                 status: status.unwrap(),
                 view: chapters.last().unwrap().1.clone(),
+                settled: true,
             }),
             waited: Duration::ZERO,
         }
@@ -637,7 +649,7 @@ mod tests {
             &["Warning InvalidSpec The spec cannot be used: spec.selector is empty; name a label"],
         );
         check(
-            &[at(0, &stalled(well.clone())), at(9, &sick)],
+            &[at(0, &stalled(well)), at(9, &sick)],
             &[
                 "Normal Accepted The spec can be used again",
                 "Warning PolicyNotMet Unhealthy after 9s Healthy: db: 0/1 ready, CrashLoopBackOff",
@@ -653,7 +665,7 @@ mod tests {
             one.name(),
             "shop.3c241e40.2f7c1b3a-0000-4000-8000-000000000001-unhealthy"
         );
-        let mut long = one.clone();
+        let mut long = one;
         long.key.name = format!("{}.{}", "n".repeat(169), "n".repeat(83)).parse().unwrap();
         long.at = Timestamp::MAX;
         long.word = "unhealthy";
@@ -666,7 +678,7 @@ mod tests {
         let (well, sick) = (view(Health::Healthy), view(Health::Unhealthy));
         let to_sick = story(&[(0, well.clone()), (9, sick.clone())]);
         let to_well = story(&[(0, sick), (12, well)]);
-        let start = Instant::now();
+        let start = start();
         let mut occurrences = Occurrences::default();
         let told: usize = (0..13)
             .map(|number| {
@@ -692,7 +704,7 @@ mod tests {
     fn a_maintenance_silences_what_is_held_back() {
         let (well, sick) = (view(Health::Healthy), view(Health::Unhealthy));
         let to_sick = story(&[(0, well), (9, sick.clone())]);
-        let start = Instant::now();
+        let start = start();
         let mut occurrences = Occurrences::default();
         for _ in 0..9 {
             occurrences.handle(start, &to_sick);
@@ -709,7 +721,7 @@ mod tests {
         sick.root_cause = Some("\u{1F525}".repeat(1_000));
         let written = story(&[(0, view(Health::Healthy)), (9, sick)]);
         let mut occurrences = Occurrences::default();
-        let start = Instant::now();
+        let start = start();
         for _ in 0..100 {
             occurrences.handle(start, &written);
         }

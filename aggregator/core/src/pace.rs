@@ -78,12 +78,13 @@ const UNREACHABLE: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// Something happened.
 #[derive(Debug)]
 pub enum Input {
-    /// A scope should have the status of this entry. Objects without a uid are not of an API server and are ignored.
+    /// A scope should have the status of this entry. Objects without a uid are not of an API server and are ignored, and
+    /// so is an entry that has not settled: what is on the server stays.
     Desired(Arc<ScopeEntry>),
     /// A scope is no more, or is not ours to judge.
     Withdrawn(ScopeKey),
     /// The watch shows this object.
-    Observed(Object),
+    Observed(Box<Object>),
     /// The watch shows that this object is gone.
     Deleted {
         /// Which.
@@ -134,7 +135,7 @@ pub enum Answer {
         resource_version: String,
     },
     /// The object that was asked for.
-    Found(Object),
+    Found(Box<Object>),
     /// The object is newer than what was to be replaced, or another of the same name.
     Conflict,
     /// There is no such object, or its kind is not served at the moment.
@@ -252,7 +253,7 @@ impl Pace {
         match input {
             Input::Desired(entry) => self.desire(now, entry),
             Input::Withdrawn(key) => self.with(now, &key, |scope| scope.desired = None),
-            Input::Observed(object) => self.observe(now, object),
+            Input::Observed(object) => self.observe(now, *object),
             Input::Deleted { key, uid } => self.with(now, &key, |scope| scope.deleted(&uid)),
             Input::Synced => self.synced = true,
             Input::Owner(owner) => self.own(now, owner),
@@ -329,7 +330,7 @@ impl Pace {
     }
 
     fn desire(&mut self, now: Instant, entry: Arc<ScopeEntry>) {
-        if entry.object.metadata.uid.is_none() {
+        if entry.object.metadata.uid.is_none() || !entry.settled {
             return;
         }
         let key = entry.view.key();

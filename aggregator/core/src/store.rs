@@ -591,8 +591,16 @@ impl Store {
     }
 
     fn configure(&mut self, configuration: Configuration, now: Now) {
-        let Configuration { scopes, components } = configuration;
-        self.replace_scopes(scopes, now);
+        let Configuration {
+            scopes,
+            unreadable,
+            components,
+        } = configuration;
+        let readable = scopes.into_iter().filter_map(|object| Scope::new(object, now));
+        let unreadable = unreadable
+            .iter()
+            .filter_map(|unreadable| Scope::unreadable(unreadable, now));
+        self.replace_scopes(readable.chain(unreadable).collect());
         let known: BTreeSet<ComponentId> = self.components.ids().into_iter().collect();
         for &id in &known {
             let component = self.components.get_mut(id);
@@ -646,13 +654,13 @@ impl Store {
         self.look_at_everything();
     }
 
-    fn replace_scopes(&mut self, objects: Vec<Arc<healthscope_crd::HealthScope>>, now: Now) {
+    fn replace_scopes(&mut self, new: Vec<Scope>) {
         let mut former: BTreeMap<ScopeKey, Scope> = std::mem::take(&mut self.scopes)
             .into_iter()
             .map(|scope| (scope.key.clone(), scope))
             .collect();
         let mut scopes: BTreeMap<ScopeKey, Scope> = BTreeMap::new();
-        for mut scope in objects.into_iter().filter_map(|object| Scope::new(object, now)) {
+        for mut scope in new {
             if let Some(former) = former.remove(&scope.key)
                 && former.object.metadata.uid == scope.object.metadata.uid
             {

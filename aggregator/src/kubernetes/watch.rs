@@ -9,7 +9,7 @@
 //! ```
 
 use {
-    super::{Kubernetes, raw::Raw},
+    super::{Kubernetes, raw::Raw, writer::Observed},
     crate::{
         bus::{StoreSender, ToStore},
         metrics::WatchMetrics,
@@ -17,15 +17,16 @@ use {
     futures_util::{Stream, StreamExt},
     healthscope_core::{
         event::{ClusterEvent, Configuration, Event as StoreEvent, Unavailable, Watched},
-        platform::{self, DecodeOptions},
+        platform::{self, DecodeOptions, HealthyWhen},
         wanted::{STANDARD, Wanted, wanted},
     },
-    healthscope_crd::{HealthScope, effective::effective, v1beta1},
+    healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1, writer::writers},
     healthscope_service::{admin::Condition, tasks::Tasks},
     healthscope_shared::{
         name::{Name, Namespace, ScopeKey},
         one_line,
     },
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
     kube::{
         Api, Client, Error as ClientError,
         api::{ApiResource, GroupVersionKind},
@@ -65,6 +66,8 @@ const MAX_ERROR_BYTES: usize = 160;
 pub(crate) struct WatchEnds {
     pub(crate) kubernetes: Kubernetes,
     pub(crate) store: StoreSender,
+    /// The writer learns what is on the server.
+    pub(crate) observed: mpsc::Sender<Observed>,
     /// Holds once everything that the scopes ask for was listed or is known not to be readable.
     pub(crate) synced: Condition,
     pub(crate) metrics: WatchMetrics,
@@ -73,6 +76,34 @@ pub(crate) struct WatchEnds {
 
 /// A kind was listed, or is known not to be readable.
 type Settled = Watched;
+
+/// A HealthScope as it was found.
+#[derive(Clone)]
+enum Found {
+    Readable(Arc<HealthScope>),
+    /// An old version let something through that is no spec.
+    Unreadable(Arc<Unreadable>),
+}
+
+impl Found {
+    fn metadata(&self) -> &ObjectMeta {
+        match self {
+            Self::Readable(object) => &object.metadata,
+            Self::Unreadable(unreadable) => &unreadable.metadata,
+        }
+    }
+
+    /// Whether anything but the status may differ.
+    fn differs(&self, other: &Self) -> bool {
+        let (a, b) = (self.metadata(), other.metadata());
+        let same_spec = match (self, other) {
+            (Self::Readable(a), Self::Readable(b)) => a.spec == b.spec,
+            (Self::Unreadable(_), Self::Unreadable(_)) => true,
+            (Self::Readable(_), Self::Unreadable(_)) | (Self::Unreadable(_), Self::Readable(_)) => false,
+        };
+        a.uid != b.uid || a.generation != b.generation || !same_spec
+    }
+}
 
 /// A task that follows one kind.
 struct Follower {
@@ -85,10 +116,11 @@ struct Follower {
 struct Watches {
     ends: WatchEnds,
     /// Every HealthScope there is.
-    scopes: BTreeMap<ScopeKey, Arc<HealthScope>>,
+    scopes: BTreeMap<ScopeKey, Found>,
     /// While they are listed: those that have come.
     listing: Option<BTreeSet<ScopeKey>>,
     listed: bool,
+    synced: bool,
     followers: BTreeMap<Watched, Follower>,
     /// Tasks that were told to end and may not have ended yet.
     ending: HashMap<Watched, oneshot::Receiver<()>>,
@@ -111,6 +143,7 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
         scopes: BTreeMap::new(),
         listing: None,
         listed: false,
+        synced: false,
         followers: BTreeMap::new(),
         ending: HashMap::new(),
         unsettled: BTreeSet::new(),
@@ -126,11 +159,11 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             Some(watched) = settlements.recv() => {
                 watches.unsettled.remove(&watched);
-                watches.tell_when_synced();
+                watches.tell_when_synced().await;
             }
             event = stream.next() => {
                 let Some(event) = event else { return };
-                if watches.scope_event(event, &resource) {
+                if watches.scope_event(event, &resource).await {
                     due.get_or_insert_with(|| Instant::now() + GATHER);
                 }
             }
@@ -151,14 +184,14 @@ async fn sleep_until(due: Option<Instant>) {
 
 impl Watches {
     /// Takes in what the watch of the scopes says; whether the store must be told.
-    fn scope_event(&mut self, event: Result<Event<Raw>, WatchError>, resource: &ApiResource) -> bool {
+    async fn scope_event(&mut self, event: Result<Event<Raw>, WatchError>, resource: &ApiResource) -> bool {
         match event {
             Ok(Event::Init) => {
                 self.listing = Some(BTreeSet::new());
                 false
             }
             Ok(Event::InitApply(raw)) => {
-                let key = self.apply_scope(raw, resource);
+                let key = self.apply_scope(raw, resource).await;
                 if let Some((listing, (key, _))) = self.listing.as_mut().zip(key) {
                     listing.insert(key);
                 }
@@ -166,28 +199,37 @@ impl Watches {
             }
             Ok(Event::InitDone) => {
                 if let Some(listing) = self.listing.take() {
-                    self.scopes.retain(|key, _| listing.contains(key));
+                    let gone: Vec<ScopeKey> = self
+                        .scopes
+                        .keys()
+                        .filter(|key| !listing.contains(key))
+                        .cloned()
+                        .collect();
+                    for key in gone {
+                        self.remove_scope(&key).await;
+                    }
                 }
                 self.listed = true;
                 true
             }
-            Ok(Event::Apply(raw)) => self
-                .apply_scope(raw, resource)
-                .is_some_and(|(_, differs)| differs),
+            Ok(Event::Apply(raw)) => {
+                let applied = self.apply_scope(raw, resource).await;
+                applied.is_some_and(|(_, differs)| differs)
+            }
             Ok(Event::Delete(raw)) => {
                 let Some(key) = scope_key(&raw.value) else {
                     return false;
                 };
-                self.scopes.remove(&key).is_some()
+                self.remove_scope(&key).await
             }
             Err(error) => {
                 self.ends.metrics.restarts.inc();
-                self.scopes_failed(&error)
+                self.scopes_failed(&error).await
             }
         }
     }
 
-    fn scopes_failed(&mut self, error: &WatchError) -> bool {
+    async fn scopes_failed(&mut self, error: &WatchError) -> bool {
         match api_error(error) {
             Some(404) => {
                 tracing::error!(
@@ -196,7 +238,11 @@ impl Watches {
                 );
                 // Without the definition there are no objects.
                 self.listed = true;
-                !std::mem::take(&mut self.scopes).is_empty()
+                let gone: Vec<ScopeKey> = self.scopes.keys().cloned().collect();
+                for key in &gone {
+                    self.remove_scope(key).await;
+                }
+                !gone.is_empty()
             }
             Some(403) => {
                 tracing::error!(
@@ -214,47 +260,64 @@ impl Watches {
     }
 
     /// The key of the scope, and whether anything but its status differs from before.
-    fn apply_scope(&mut self, raw: Raw, resource: &ApiResource) -> Option<(ScopeKey, bool)> {
+    async fn apply_scope(&mut self, raw: Raw, resource: &ApiResource) -> Option<(ScopeKey, bool)> {
         let key = scope_key(&raw.value)?;
-        let object = match serde_json::from_value::<HealthScope>(raw.into_value(resource)) {
-            Ok(object) => Arc::new(object),
-            Err(error) => {
-                tracing::warn!(scope = %key, %error, "a HealthScope cannot be read");
-                return None;
+        let value = raw.into_value(resource);
+        if let Some(observed) = Observed::applied(&value) {
+            self.observe(observed).await;
+        }
+        let object = match healthscope_crd::read(value) {
+            Ok(object) => Found::Readable(Arc::new(object)),
+            Err(unreadable) => {
+                tracing::warn!(scope = %key, error = %unreadable.error, "the spec of a HealthScope cannot be read");
+                Found::Unreadable(Arc::new(*unreadable))
             }
         };
-        let differs = match self.scopes.get(&key) {
-            Some(former) => {
-                former.metadata.uid != object.metadata.uid
-                    || former.metadata.generation != object.metadata.generation
-                    || former.spec != object.spec
-            }
-            None => true,
-        };
+        let differs = self.scopes.get(&key).is_none_or(|former| former.differs(&object));
         if differs {
             self.scopes.insert(key.clone(), object);
         }
         Some((key, differs))
     }
 
+    async fn remove_scope(&mut self, key: &ScopeKey) -> bool {
+        let Some(found) = self.scopes.remove(key) else {
+            return false;
+        };
+        let uid = found.metadata().uid.clone().unwrap_or_default();
+        let key = key.clone();
+        self.observe(Observed::Deleted { key, uid }).await;
+        true
+    }
+
+    async fn observe(&self, observed: Observed) {
+        // Nobody listens once shutdown is given.
+        let _shutdown = self.ends.observed.send(observed).await;
+    }
+
     /// Tells the store of the scopes, and follows the kinds that they name.
     async fn configure(&mut self) {
         self.follow_wanted();
-        let configuration = Configuration {
-            scopes: self.scopes.values().cloned().collect(),
-            components: Vec::new(),
-        };
+        let mut configuration = Configuration::default();
+        for found in self.scopes.values() {
+            match found {
+                Found::Readable(object) => configuration.scopes.push(Arc::clone(object)),
+                Found::Unreadable(unreadable) => configuration.unreadable.push(Arc::clone(unreadable)),
+            }
+        }
         tracing::debug!(scopes = configuration.scopes.len(), "scopes changed");
         self.ends
             .store
             .send(ToStore::Event(StoreEvent::Configured(configuration)))
             .await;
-        self.tell_when_synced();
+        self.tell_when_synced().await;
     }
 
-    fn tell_when_synced(&self) {
-        if self.listed && self.unsettled.is_empty() {
+    async fn tell_when_synced(&mut self) {
+        if !self.synced && self.listed && self.unsettled.is_empty() {
+            self.synced = true;
             self.ends.synced.ready();
+            self.observe(Observed::Synced).await;
         }
     }
 
@@ -263,9 +326,15 @@ impl Watches {
         let effective: Vec<_> = self
             .scopes
             .values()
-            .filter_map(|object| effective(object).ok())
+            .filter_map(|found| match found {
+                Found::Readable(object) => {
+                    let managed = object.metadata.managed_fields.as_deref();
+                    Some((effective(object).ok()?, writers(managed.unwrap_or_default())))
+                }
+                Found::Unreadable(_) => None,
+            })
             .collect();
-        let mut wanted = wanted(effective.iter());
+        let mut wanted = wanted(effective.iter().map(|(scope, speaks)| (scope, *speaks)));
         let unwanted: Vec<Watched> = self
             .followers
             .keys()
@@ -334,6 +403,39 @@ struct Follow {
     watched: Watched,
 }
 
+/// How the objects of a kind are read.
+struct Rules {
+    /// Rules that cannot be compiled make their scope Stalled; here they count as none.
+    compiled: HashMap<(Namespace, Name), HealthyWhen>,
+    keep_status: bool,
+}
+
+impl Rules {
+    fn new(wanted: &Wanted) -> Self {
+        let compiled = wanted
+            .rules
+            .iter()
+            .filter_map(|(key, rule)| Some((key.clone(), HealthyWhen::compile(rule).ok()?)));
+        Self {
+            compiled: compiled.collect(),
+            keep_status: wanted.keep_status,
+        }
+    }
+
+    fn options(&self, object: &Value) -> DecodeOptions<'_> {
+        let rule = if self.compiled.is_empty() {
+            None
+        } else {
+            let key = scope_key(object).map(|ScopeKey { namespace, name }| (namespace, name));
+            key.and_then(|key| self.compiled.get(&key))
+        };
+        DecodeOptions {
+            rule,
+            keep_status: self.keep_status,
+        }
+    }
+}
+
 /// Why a kind is looked for anew.
 struct Lost;
 
@@ -341,6 +443,7 @@ impl Follow {
     async fn run(self, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) {
         loop {
             let now = wanted.borrow_and_update().clone();
+            let rules = Rules::new(&now);
             // What is cancelled is begun anew with a list, so nothing is lost.
             tokio::select! {
                 biased;
@@ -348,18 +451,18 @@ impl Follow {
                 changed = wanted.changed() => if changed.is_err() {
                     break;
                 },
-                () = self.follow(&now) => {}
+                () = self.follow(&now, &rules) => {}
             }
         }
         self.tell(ClusterEvent::Unwatched(self.watched.clone())).await;
     }
 
     /// Finds the kind and follows its objects, for ever.
-    async fn follow(&self, wanted: &Wanted) {
+    async fn follow(&self, wanted: &Wanted, rules: &Rules) {
         loop {
             match self.find(wanted).await {
                 Ok(resource) => {
-                    let Lost = self.follow_objects(&resource, wanted).await;
+                    let Lost = self.follow_objects(&resource, rules).await;
                     // Not installed any more: told with the next look.
                 }
                 Err(why) => {
@@ -406,14 +509,14 @@ impl Follow {
         }
     }
 
-    async fn follow_objects(&self, resource: &ApiResource, wanted: &Wanted) -> Lost {
+    async fn follow_objects(&self, resource: &ApiResource, rules: &Rules) -> Lost {
         let namespace = self.watched.namespace.as_ref();
         let mut stream = events(&self.client, resource, namespace);
         let mut is_listed = false;
         while let Some(event) = stream.next().await {
             match event {
                 Ok(Event::Init) => self.tell(ClusterEvent::Listing(self.watched.clone())).await,
-                Ok(Event::InitApply(raw) | Event::Apply(raw)) => self.applied(raw, resource, wanted).await,
+                Ok(Event::InitApply(raw) | Event::Apply(raw)) => self.applied(raw, resource, rules).await,
                 Ok(Event::Delete(raw)) => self.deleted(raw, resource).await,
                 Ok(Event::InitDone) => {
                     is_listed = true;
@@ -454,9 +557,9 @@ impl Follow {
         Lost
     }
 
-    async fn applied(&self, raw: Raw, resource: &ApiResource, _wanted: &Wanted) {
+    async fn applied(&self, raw: Raw, resource: &ApiResource, rules: &Rules) {
         let value = raw.into_value(resource);
-        match platform::decode(&value, &DecodeOptions::default()) {
+        match platform::decode(&value, &rules.options(&value)) {
             Ok(object) => self.tell(ClusterEvent::Applied(Box::new(object))).await,
             Err(error) => {
                 self.metrics.unreadable.inc();

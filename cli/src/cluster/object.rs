@@ -209,6 +209,8 @@ fn member(
         caused_by,
         required,
         flapping,
+        instance_name: _,
+        status: _,
     } = component;
     Some(MemberView {
         component: Arc::new(ComponentSummary {

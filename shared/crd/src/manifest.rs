@@ -75,8 +75,11 @@ pub fn crd() -> CustomResourceDefinition {
 }
 
 fn complete(version: &str, schema: &mut Value) {
-    describe_objects(schema);
-    drop_nullable(schema);
+    if let Some(schema) = schema.as_object_mut() {
+        // A scope without a spec has an empty one.
+        schema.remove("required");
+    }
+    normalise(schema);
     for path in NULLABLE {
         if let Some(field) = find(schema, path) {
             field["nullable"] = true.into();
@@ -88,6 +91,13 @@ fn complete(version: &str, schema: &mut Value) {
         // As in OAM, whose conditions need no message.
         conditions["items"]["required"] = json!(["lastTransitionTime", "reason", "status", "type"]);
     }
+    // Until somebody has said something about a scope, its columns say that nothing is known. In every version, because
+    // an object that was stored as one of them gets its defaults.
+    let unknown = json!({"health": "Unknown", "scopeHealthCondition": {"healthStatus": "UNKNOWN"}});
+    for name in ["health", "scopeHealthCondition"] {
+        field(schema, &format!("status.{name}"))["default"] = unknown[name].clone();
+    }
+    field(schema, "status")["default"] = unknown;
     if version != STORED {
         for part in ["spec", "status"] {
             keep_unknown(field(schema, part));
@@ -97,22 +107,7 @@ fn complete(version: &str, schema: &mut Value) {
     for path in ATOMIC {
         field(schema, path)["x-kubernetes-map-type"] = "atomic".into();
     }
-    // Until somebody has said something about a scope, its columns say that nothing is known.
-    field(schema, "status")["default"] = json!({});
-    field(schema, "status.health")["default"] = "Unknown".into();
-    field(schema, "status.scopeHealthCondition")["default"] = json!({"healthStatus": "UNKNOWN"});
     rule::add(schema);
-}
-
-/// `apiVersion`, `kind` and `metadata` belong to every object; they are described here for `kubectl explain`.
-fn describe_objects(schema: &mut Value) {
-    let properties = &mut schema["properties"];
-    properties["apiVersion"] = json!({
-        "type": "string",
-        "description": "Group and version of the object.",
-    });
-    properties["kind"] = json!({"type": "string", "description": "HealthScope."});
-    properties["metadata"] = json!({"type": "object"});
 }
 
 /// The schema at `path`: names with dots between them, `[]` after a list and `{}` after a map for what is in it.
@@ -136,11 +131,17 @@ fn field<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
     find(schema, path).unwrap_or_else(|| panic!("the schema has no {path}"))
 }
 
-fn drop_nullable(schema: &mut Value) {
+/// Takes away what Rust's types say and API servers do not know or do not need.
+fn normalise(schema: &mut Value) {
     if let Some(schema) = schema.as_object_mut() {
         schema.remove("nullable");
+        // Of reading in Rust; a default of the API server is written by hand.
+        schema.remove("default");
+        if schema.get("format").is_some_and(|format| format == "uint32") {
+            schema.insert("format".into(), "int64".into());
+        }
     }
-    each_below(schema, drop_nullable);
+    each_below(schema, normalise);
 }
 
 /// Every object keeps the fields that it does not list: the API server forgets a parent's word at each listed child.
@@ -243,7 +244,7 @@ mod tests {
     fn every_field_is_described() {
         for version in versions() {
             walk(&schema(&version), "", &mut |path, schema| {
-                let is_field = !path.ends_with("[]") && !path.ends_with("{}") && path != "metadata";
+                let is_field = !path.ends_with("[]") && !path.ends_with("{}");
                 let description = schema["description"].as_str().unwrap_or_default();
                 assert!(
                     !is_field || !description.is_empty(),
@@ -288,6 +289,20 @@ mod tests {
         );
         assert_eq!(required(1, "status.healthConditions[]"), json!(["healthStatus"]));
         assert_eq!(required(2, "spec"), json!(["probeEndpoint", "probeMethod"]));
+    }
+
+    #[test]
+    fn only_what_nobody_has_said_yet_has_a_default() {
+        let mut found = Vec::new();
+        for version in versions() {
+            walk(&schema(&version), "", &mut |path, schema| {
+                if schema.get("default").is_some() {
+                    found.push(path.to_owned());
+                }
+            });
+            let expected = ["status", "status.health", "status.scopeHealthCondition"];
+            assert_eq!(std::mem::take(&mut found), expected);
+        }
     }
 
     #[test]

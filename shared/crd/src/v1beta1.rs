@@ -220,8 +220,10 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub min_available: Option<i32>,
-    /// What a component counts as of which nothing is known. Default Unknown.
+    /// What a component counts as of which nothing is known: as undecided (Unknown), as not available (Unhealthy), or
+    /// not at all unless it is required (Ignore). Default Unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UnknownPolicy")]
     pub unknown_policy: Option<UnknownPolicy>,
     /// The scope's health gets better only after having been better for so many seconds; it gets worse at once.
     /// Default 0.
@@ -265,6 +267,7 @@ pub struct HealthScopeStatus {
     pub observed_generation: Option<i64>,
     /// Healthy, Degraded, Unhealthy or Unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Health")]
     pub health: Option<Health>,
     /// Components that are available (Healthy or Degraded), of all: `3/4`.
     #[serde(skip_serializing_if = "Option::is_none")]

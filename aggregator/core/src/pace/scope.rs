@@ -305,7 +305,7 @@ impl Scope {
             }
             (Answer::Found(object), _) => {
                 self.look_at = None;
-                return self.observe(now, object, owner);
+                return self.observe(now, *object, owner);
             }
             (Answer::Conflict, Some(sent)) => {
                 self.want_again(&sent);

@@ -51,6 +51,7 @@ fn entry(name: &str, uid: &str, generation: i64, health: Health, note: &str) -> 
     };
     let status = status::desired(
         &view,
+        &status::OldWords::default(),
         Some(generation),
         None,
         Timestamp::from_second(1_000).unwrap(),
@@ -59,6 +60,7 @@ fn entry(name: &str, uid: &str, generation: i64, health: Health, note: &str) -> 
         object: Arc::new(object),
         status,
         view,
+        settled: true,
     })
 }
 
@@ -85,6 +87,7 @@ impl Test {
     }
 
     fn standby() -> Self {
+        #[allow(clippy::disallowed_methods, reason = "a test starts its own clock somewhere")]
         let now = Instant::now();
         let mut test = Self {
             pace: Pace::new(WriterLimits::default()),
@@ -105,12 +108,12 @@ impl Test {
     }
 
     fn see(&mut self, name: &str, uid: &str, version: u64, status: Option<&ScopeEntry>) {
-        self.give(Input::Observed(Object {
+        self.give(Input::Observed(Box::new(Object {
             key: key(name),
             uid: uid.into(),
             resource_version: version.to_string(),
             status: status.map(|entry| entry.status.clone()),
-        }));
+        })));
     }
 
     fn want(&mut self, entry: &Arc<ScopeEntry>) {
@@ -365,12 +368,12 @@ fn after_a_conflict_an_object_that_the_watch_does_not_show_is_asked_for() {
     assert_eq!(asked, key("a"));
     test.answer(
         attempt,
-        Answer::Found(Object {
+        Answer::Found(Box::new(Object {
             key: asked,
             uid: "u1".into(),
             resource_version: "5".into(),
             status: None,
-        }),
+        })),
     );
     assert_eq!(test.write().1, "u1@5");
 }
@@ -739,7 +742,7 @@ impl World {
 
     fn announce(&mut self, scope: usize) {
         let object = self.object(scope);
-        self.news.push_back(Input::Observed(object));
+        self.news.push_back(Input::Observed(Box::new(object)));
     }
 
     fn bump(&mut self, scope: usize) {
@@ -783,7 +786,7 @@ impl World {
             .find(|scope| key(&Self::name(*scope)) == Self::key_of(&request))
             .unwrap();
         let (attempt, answer) = match request {
-            Output::Read { attempt, .. } => (attempt, Answer::Found(self.object(scope))),
+            Output::Read { attempt, .. } => (attempt, Answer::Found(Box::new(self.object(scope)))),
             Output::Write {
                 attempt,
                 uid,

@@ -1,8 +1,8 @@
 //! Pods: the few facts that are kept of each, and the one most useful reason why it is not ready.
 //!
 //! The reason is put into words once, when the pod is read, so that a verdict on ten thousand pods formats nothing.
-//! Memory: [`Pod`] is 56 bytes inside an [`Object`](super::Object); a healthy pod has nothing on the heap but the
-//! names of its containers.
+//! Memory: a pod's facts are 32 bytes inside an [`Object`], which has 328, and on the heap a healthy pod's facts are
+//! the names of its containers alone. With names, uids, owner and three labels it takes 1.6 KiB, measured over 100,000.
 
 use {
     super::{MAX_TEXT_BYTES, Object, field, healthy},
@@ -182,7 +182,7 @@ fn why_failed(object: &Value) -> Trouble {
     }
     let ended = statuses(object).find_map(|status| {
         let ended = Ended::of(&status.value["state"])?;
-        (ended.exit_code != Some(0)).then(|| (status, ended))
+        (ended.exit_code != Some(0)).then_some((status, ended))
     });
     match ended {
         Some((status, ended)) => Trouble::new(

@@ -35,30 +35,31 @@ struct Threshold {
 
 /// Rudr's thresholds of a spec, as far as they are there.
 fn thresholds(spec: &HealthScopeSpec) -> impl Iterator<Item = Threshold> {
-    let available = |percent: f64| percent;
-    let failed = |percent: f64| 100.0 - percent;
-    let fields: [(&'static str, Option<f64>, fn(f64) -> f64); 4] = [
-        (
-            "healthThresholdPercentage",
-            spec.health_threshold_percentage,
-            available,
-        ),
-        (
-            "health-threshold-percentage",
-            spec.kebab_health_threshold_percentage,
-            available,
-        ),
-        ("healthyRateThreshold", spec.healthy_rate_threshold, available),
-        ("failureRateThreshold", spec.failure_rate_threshold, failed),
-    ];
-    fields.into_iter().filter_map(|(field, written, available)| {
-        let written = written?;
-        Some(Threshold {
+    let available = |field, written: Option<f64>| {
+        written.map(|written| Threshold {
             field,
             written,
-            available: available(written),
+            available: written,
         })
-    })
+    };
+    let failed = |field, written: Option<f64>| {
+        written.map(|written| Threshold {
+            field,
+            written,
+            available: 100.0 - written,
+        })
+    };
+    [
+        available("healthThresholdPercentage", spec.health_threshold_percentage),
+        available(
+            "health-threshold-percentage",
+            spec.kebab_health_threshold_percentage,
+        ),
+        available("healthyRateThreshold", spec.healthy_rate_threshold),
+        failed("failureRateThreshold", spec.failure_rate_threshold),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// What `policy.minAvailable` would say the same as Rudr's thresholds do.

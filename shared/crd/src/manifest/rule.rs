@@ -66,16 +66,23 @@ const LIMITS: [(&str, &str, usize); 14] = [
 pub const RULES: &[Rule] = &[
     Rule {
         at: "",
-        rule: "!has(self.spec.workloadRefs) || !self.spec.workloadRefs.exists(r, r.kind == 'HealthScope' && \
+        rule: "!has(self.spec) || !has(self.spec.workloadRefs) || !self.spec.workloadRefs.exists(r, r.kind == 'HealthScope' && \
                r.name == self.metadata.name && (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/')))",
         message: "a scope cannot be a member of itself: remove it from workloadRefs",
         field_path: Some(".spec.workloadRefs"),
     },
     Rule {
         at: "spec",
-        rule: "!has(self.policy) || !has(self.policy.minAvailable) || !has(self.healthThresholdPercentage) || \
-               self.healthThresholdPercentage <= double(self.policy.minAvailable)",
-        message: "policy.minAvailable asks for less than healthThresholdPercentage: remove one of them",
+        rule: "!has(self.policy) || !has(self.policy.minAvailable) || \
+               !(has(self.healthThresholdPercentage) || has(self.health__dash__threshold__dash__percentage) || \
+               has(self.healthyRateThreshold) || has(self.failureRateThreshold)) || \
+               [[has(self.healthThresholdPercentage) ? self.healthThresholdPercentage : 0.0, \
+               has(self.health__dash__threshold__dash__percentage) ? self.health__dash__threshold__dash__percentage : 0.0, \
+               has(self.healthyRateThreshold) ? self.healthyRateThreshold : 0.0, \
+               has(self.failureRateThreshold) ? 100.0 - self.failureRateThreshold : 0.0].max()]\
+               .all(wanted, wanted <= double(self.policy.minAvailable) && wanted > double(self.policy.minAvailable) - 1.0)",
+        message: "policy.minAvailable contradicts healthThresholdPercentage, healthyRateThreshold or \
+                  failureRateThreshold: remove these",
         field_path: Some(".policy"),
     },
     Rule {
@@ -86,14 +93,14 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         at: "spec.workloadRefs[].name",
-        rule: "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+        rule: "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
         message: "write the name of an object: lower-case letters, digits, '-' and '.', starting and ending with a \
                   letter or digit",
         field_path: None,
     },
     Rule {
         at: "spec.workloadRefs[].apiVersion",
-        rule: "self == '' || self.matches('^([a-z0-9][-.a-z0-9]*/)?[a-z][-a-z0-9]*$')",
+        rule: "self.matches('^([^/]+/)?[a-z][-a-z0-9]*$')",
         message: "write group/version such as apps/v1, or v1",
         field_path: None,
     },
