@@ -298,8 +298,10 @@ impl Writer {
     }
 
     fn take_role(&mut self) {
-        let role = self.role.as_mut().map(|role| *role.borrow_and_update());
-        let is_owner = role == Some(Role::Owner);
+        let is_owner = self
+            .role
+            .as_mut()
+            .is_some_and(|role| role.borrow_and_update().is_owner());
         self.pace.handle(clock::instant(), Input::Owner(is_owner));
         if !is_owner {
             self.requests.clear();
