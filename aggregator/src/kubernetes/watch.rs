@@ -9,7 +9,7 @@
 //! ```
 
 use {
-    super::{Kubernetes, raw::Raw, writer::Observed},
+    super::{Kubernetes, raw::Raw, role::Role, writer::Observed},
     crate::{
         bus::{StoreSender, ToStore},
         metrics::WatchMetrics,
@@ -66,6 +66,10 @@ const MAX_ERROR_BYTES: usize = 160;
 pub(crate) struct WatchEnds {
     pub(crate) kubernetes: Kubernetes,
     pub(crate) store: StoreSender,
+    /// What the election says.
+    pub(crate) role: watch::Receiver<Role>,
+    /// What the writer is told: that it may write only when the store has begun anew with what is on the server.
+    pub(crate) acting: watch::Sender<Role>,
     /// The writer learns what is on the server.
     pub(crate) observed: mpsc::Sender<Observed>,
     /// Holds once everything that the scopes ask for was listed or is known not to be readable.
@@ -151,12 +155,21 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
         shutdown: shutdown.clone(),
     };
     watches.follow_wanted();
+    let mut role = watches.ends.role.clone();
     let mut due: Option<Instant> = None;
     loop {
         // All are cancel-safe.
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
+            // Without an election any more nothing changes.
+            Ok(()) = role.changed() => {
+                let is_owner = *role.borrow_and_update() == Role::Owner;
+                if is_owner {
+                    due = None;
+                    watches.take_over().await;
+                }
+            }
             Some(watched) = settlements.recv() => {
                 watches.unsettled.remove(&watched);
                 watches.tell_when_synced().await;
@@ -274,9 +287,8 @@ impl Watches {
             }
         };
         let differs = self.scopes.get(&key).is_none_or(|former| former.differs(&object));
-        if differs {
-            self.scopes.insert(key.clone(), object);
-        }
+        // Also when the status alone is new: it is what a replica that takes over begins with.
+        self.scopes.insert(key.clone(), object);
         Some((key, differs))
     }
 
@@ -293,6 +305,24 @@ impl Watches {
     async fn observe(&self, observed: Observed) {
         // Nobody listens once shutdown is given.
         let _shutdown = self.ends.observed.send(observed).await;
+    }
+
+    /// This replica serves from now on: the store begins anew with what is on the server, and then it may be written.
+    async fn take_over(&mut self) {
+        self.ends.store.send(ToStore::Event(StoreEvent::TakenOver)).await;
+        if self.listed {
+            self.configure().await;
+        }
+        self.ends.store.published().await;
+        let WatchEnds { role, acting, .. } = &self.ends;
+        acting.send_if_modified(|acting| {
+            // Whoever takes the role away tells the writer after this.
+            let is_owner = *role.borrow() == Role::Owner;
+            if is_owner {
+                *acting = Role::Owner;
+            }
+            is_owner
+        });
     }
 
     /// Tells the store of the scopes, and follows the kinds that they name.
@@ -585,6 +615,22 @@ impl Follow {
         // Nobody listens once shutdown is given.
         let _shutdown = self.settled.send(self.watched.clone()).await;
     }
+}
+
+/// Tells the writer at once when this replica does not serve any more; that it does is for [`run`] to tell.
+pub(crate) async fn step_down(
+    mut role: watch::Receiver<Role>,
+    acting: watch::Sender<Role>,
+    shutdown: CancellationToken,
+) {
+    // What the writer has to write last is written while the role still stands.
+    while let Some(Ok(())) = shutdown.run_until_cancelled(role.changed()).await {
+        let role = role.borrow_and_update().clone();
+        if role != Role::Owner {
+            acting.send_replace(role);
+        }
+    }
+    shutdown.cancelled().await;
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<Event<Raw>, WatchError>> + Send>>;

@@ -26,6 +26,18 @@ impl Store {
         std::mem::take(&mut self.evicted)
     }
 
+    /// Begins anew, but for agents that are connected already: what is known of the others is of another time.
+    pub(super) fn take_over(&mut self, now: Now) {
+        self.started = now.instant;
+        self.starting = true;
+        self.taken_over = true;
+        self.fleet.begin_anew(now.instant);
+        for agent in self.fleet.absent() {
+            self.forget(agent, &Reason::FORGOTTEN, now);
+        }
+        self.look_at_everything();
+    }
+
     pub(super) fn cluster_said(&mut self, event: ClusterEvent, now: Now) {
         let Some(cluster) = &mut self.cluster else {
             debug_assert!(false, "a store without a cluster hears nothing of one");
