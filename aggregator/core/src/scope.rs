@@ -129,7 +129,11 @@ impl Scope {
                 name: object.metadata.name.as_deref()?.parse().ok()?,
             },
         };
-        let inherited = object.status.clone().filter(|status| status.health.is_some());
+        // The schema's defaults make a status that nobody wrote; what was written is about a generation.
+        let inherited = object
+            .status
+            .clone()
+            .filter(|status| status.health.is_some() && status.observed_generation.is_some());
         let (health, since) = match &inherited {
             Some(status) => (status.health, condition::since(status, condition::HEALTHY)),
             None => (None, None),
