@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for Names {
 }
 
 /// A schema of Kubernetes cannot say "list or text", so it says nothing; what else there may be is found by
-/// [`crate::read`].
+/// [`crate::read()`].
 impl JsonSchema for Names {
     fn inline_schema() -> bool {
         true
