@@ -14,8 +14,49 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7575";
 #[command(name = "healthscope-aggregator", version = version(), max_term_width = 100)]
 pub struct Args {
     /// File or directory with HealthScopes (and Components, which agents read); changes apply without a restart.
-    #[arg(long, env = "HEALTHSCOPE_CONFIG", value_name = "FILE_OR_DIR")]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_CONFIG",
+        value_name = "FILE_OR_DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub config: Option<PathBuf>,
+    /// Serve the HealthScopes of a Kubernetes cluster: the one that this runs in, or that of the kubeconfig.
+    #[arg(long, env = "HEALTHSCOPE_KUBERNETES")]
+    pub kubernetes: bool,
+    /// Namespace of the Lease by which replicas agree who serves; otherwise that of the service account or kubeconfig.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_NAMESPACE",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    pub namespace: Option<String>,
+    /// Name of the pod that this runs in; otherwise the host's name.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_POD_NAME",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    pub pod_name: Option<String>,
+    /// Host and port at which agents reach this very replica; others send them there while it serves.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_ADVERTISE",
+        value_name = "HOST:PORT",
+        requires = "kubernetes"
+    )]
+    pub advertise: Option<String>,
+    /// Name that the certificate has, for agents that other replicas send here; otherwise the host of --advertise.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_SERVER_NAME",
+        value_name = "NAME",
+        requires = "advertise"
+    )]
+    pub server_name: Option<String>,
     /// Address and port to listen on, for agents, the page and the API alike.
     #[arg(long, env = "HEALTHSCOPE_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,

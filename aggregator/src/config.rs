@@ -8,8 +8,9 @@ use {
         args::{Args, AuthMode},
         declared::Declared,
         identity::{Identity, readers::Readers},
+        kubernetes::{Kubernetes, KubernetesError, Place},
     },
-    healthscope_core::event,
+    healthscope_core::{event, owner::Address},
     healthscope_service::{
         config_files::Loaded,
         tls::{self, TlsError},
@@ -42,12 +43,21 @@ pub struct Config {
     pub allow_plaintext: bool,
     /// Host names under which browsers may use the page, besides addresses and localhost.
     pub allowed_hosts: Vec<String>,
-    /// The declared objects, now and as they change.
-    pub declared: watch::Receiver<Loaded<Declared>>,
+    /// Where HealthScopes come from.
+    pub source: Source,
     /// Deadlines and periods.
     pub timing: Timing,
     /// Counts.
     pub limits: Limits,
+}
+
+/// Where HealthScopes come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Files declare them, now and as they change.
+    Files(watch::Receiver<Loaded<Declared>>),
+    /// They are objects of a Kubernetes cluster, and so are their members.
+    Kubernetes(Kubernetes),
 }
 
 /// How agents prove who they are.
@@ -178,11 +188,17 @@ pub enum ConfigError {
     #[error("--auth=token takes --token-file with the token that readers must show")]
     AuthWithoutToken,
     /// Readers are to show tokens of a cluster that there is not.
-    #[error("--auth=kubernetes takes a cluster: run in one, or with a kubeconfig")]
+    #[error("--auth=kubernetes takes --kubernetes: files have no cluster to ask")]
     NoCluster,
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
+    /// Agents could not be sent there.
+    #[error("--advertise {0:?} is not HOST:PORT, or --server-name is no host name")]
+    Advertise(String),
+    /// The cluster cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The certificate or its key cannot be used.
     #[error("cannot serve TLS")]
     Tls(#[from] TlsError),
@@ -191,10 +207,33 @@ pub enum ConfigError {
     Token(#[from] TokenError),
 }
 
+/// What this process is called in its cluster, as far as it was told.
+///
+/// # Errors
+/// When the address cannot be one.
+pub fn place(args: &Args) -> Result<Place, ConfigError> {
+    let address = match &args.advertise {
+        None => None,
+        Some(address) => {
+            let host = address
+                .rsplit_once(':')
+                .map_or(address.as_str(), |(host, _)| host);
+            let server_name = args.server_name.as_deref().unwrap_or(host);
+            let written = Address::written(address, server_name);
+            Some(written.ok_or_else(|| ConfigError::Advertise(address.clone()))?)
+        }
+    };
+    Ok(Place {
+        namespace: args.namespace.clone(),
+        pod: args.pod_name.clone(),
+        address,
+    })
+}
+
 impl Config {
     /// An aggregator for this machine alone, everything else by default.
     #[must_use]
-    pub fn new(listen: SocketAddr, declared: watch::Receiver<Loaded<Declared>>) -> Self {
+    pub fn new(listen: SocketAddr, source: Source) -> Self {
         Self {
             listen,
             tls: None,
@@ -202,24 +241,24 @@ impl Config {
             readers: ReaderAuth::Open { is_meant: false },
             allow_plaintext: false,
             allowed_hosts: Vec::new(),
-            declared,
+            source,
             timing: Timing::default(),
             limits: Limits::default(),
         }
     }
 
-    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches. `cluster` says who
-    /// readers are unless the arguments say otherwise.
+    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches.
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(
-        args: Args,
-        declared: watch::Receiver<Loaded<Declared>>,
-        cluster: Option<Client>,
-    ) -> Result<Self, ConfigError> {
+    pub fn from_args(args: Args, source: Source) -> Result<Self, ConfigError> {
         let Args {
             config: _,
+            kubernetes: _,
+            namespace: _,
+            pod_name: _,
+            advertise: _,
+            server_name: _,
             listen,
             tls_cert,
             tls_key,
@@ -237,17 +276,15 @@ impl Config {
             (Some(_), None) | (None, Some(_) | None) => None,
         };
         let token = token_file.as_deref().map(token::read).transpose()?;
-        let readers = match (auth, &token, cluster) {
-            (Some(AuthMode::None), _, _) => ReaderAuth::Open { is_meant: true },
-            (Some(AuthMode::Kubernetes), _, None) => return Err(ConfigError::NoCluster),
-            (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
-                ReaderAuth::Kubernetes(Readers::new(cluster))
-            }
-            (Some(AuthMode::Token), None, _) => return Err(ConfigError::AuthWithoutToken),
-            (Some(AuthMode::Token) | None, Some(token), _) => ReaderAuth::Token(token.clone()),
-            (None, None, None) => ReaderAuth::Open { is_meant: false },
+        let cluster = match &source {
+            Source::Files(_) => None,
+            Source::Kubernetes(kubernetes) => Some(kubernetes.client.clone()),
         };
-        let agents = token.map_or(AgentAuth::Open, AgentAuth::Token);
+        let readers = readers(auth, token.as_ref(), cluster.as_ref())?;
+        let agents = match cluster {
+            Some(cluster) => AgentAuth::Kubernetes(Identity::new(cluster)),
+            None => token.map_or(AgentAuth::Open, AgentAuth::Token),
+        };
         let config = Self {
             listen,
             tls,
@@ -255,7 +292,7 @@ impl Config {
             readers,
             allow_plaintext,
             allowed_hosts,
-            declared,
+            source,
             timing: Timing {
                 heartbeat,
                 ..Timing::default()
@@ -292,6 +329,24 @@ impl Config {
     }
 }
 
+/// How readers prove who they are: as somebody said, or with what there is.
+fn readers(
+    auth: Option<AuthMode>,
+    token: Option<&Secret>,
+    cluster: Option<&Client>,
+) -> Result<ReaderAuth, ConfigError> {
+    match (auth, token, cluster) {
+        (Some(AuthMode::None), _, _) => Ok(ReaderAuth::Open { is_meant: true }),
+        (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
+            Ok(ReaderAuth::Kubernetes(Readers::new(cluster.clone())))
+        }
+        (Some(AuthMode::Kubernetes), _, None) => Err(ConfigError::NoCluster),
+        (Some(AuthMode::Token) | None, Some(token), _) => Ok(ReaderAuth::Token(token.clone())),
+        (Some(AuthMode::Token), None, _) => Err(ConfigError::AuthWithoutToken),
+        (None, None, None) => Ok(ReaderAuth::Open { is_meant: false }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,7 +358,7 @@ mod tests {
             problems: None,
         });
         drop(sender);
-        Config::new(listen.parse().unwrap(), receiver)
+        Config::new(listen.parse().unwrap(), Source::Files(receiver))
     }
 
     #[test]

@@ -7,7 +7,8 @@ use {
         bus::StoreSender,
         config::{AgentAuth, Timing},
         identity::{PodIdentity, Refused},
-        mailbox::{NoSession, Sessions},
+        kubernetes::role::Role,
+        mailbox::{Leave, NoSession, Sessions},
         metrics::AgentMetrics,
         site::{From, access::bearer, problem::Problem},
     },
@@ -16,7 +17,10 @@ use {
         response::{IntoResponse, Response},
     },
     healthscope_service::tasks::Tasks,
-    healthscope_shared::{session::peer, wire},
+    healthscope_shared::{
+        session::peer,
+        wire::{self, Redirect},
+    },
     http::{
         HeaderMap, Method, Request, StatusCode, Version,
         header::{
@@ -25,8 +29,10 @@ use {
         },
     },
     hyper::body::Incoming,
-    std::sync::Arc,
+    std::{sync::Arc, time::Duration},
+    tokio::sync::watch,
     tokio_tungstenite::tungstenite::handshake::derive_accept_key,
+    tokio_util::sync::CancellationToken,
 };
 
 pub(crate) mod quota;
@@ -41,11 +47,13 @@ use {
 /// Length of `Sec-WebSocket-Key`: 16 bytes in base64 (RFC 6455, 4.1).
 const KEY_LENGTH: usize = 24;
 
-/// Takes agents in.
+/// Takes agents in, or sends them where they are taken in.
 pub(crate) struct Ingest {
     pub(crate) auth: AgentAuth,
     pub(crate) quota: Arc<Quota>,
     pub(crate) store: StoreSender,
+    /// Whether agents are taken in, or sent to the replica that does.
+    pub(crate) role: watch::Receiver<Role>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) timing: Timing,
     pub(crate) limits: peer::Limits,
@@ -132,6 +140,49 @@ fn refuse(refused: Refused) -> Problem {
         WWW_AUTHENTICATE,
         HeaderValue::from_static("Bearer realm=\"healthscope\", error=\"invalid_token\""),
     )
+}
+
+/// Sends the agents away whenever this replica is not the owner any more: to the one that is when it is known, otherwise
+/// to whatever answers when they come back. Nothing is acknowledged to them from then on, so that they tell it again.
+///
+/// A session that says hello later is sent away by itself.
+pub(crate) async fn follow(
+    mut role: watch::Receiver<Role>,
+    sessions: Arc<Sessions>,
+    spread: Duration,
+    shutdown: CancellationToken,
+) {
+    loop {
+        // Both are cancel-safe.
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            Ok(()) = role.changed() => {}
+            // The role cannot change any more.
+            else => {
+                shutdown.cancelled().await;
+                return;
+            }
+        }
+        let leave = elsewhere(&role.borrow_and_update(), spread, spread);
+        if let Some(leave) = leave {
+            sessions.send_away(&leave);
+        }
+    }
+}
+
+/// Where an agent belongs that cannot stay here; `None` when it can. `spread` is for the way to the owner, `patience`
+/// for coming back.
+fn elsewhere(role: &Role, spread: Duration, patience: Duration) -> Option<Leave> {
+    match role {
+        Role::Owner => None,
+        Role::Standby { owner: Some(owner) } => Some(Leave::To(Arc::new(Redirect {
+            address: owner.address.clone(),
+            server_name: Some(owner.server_name.clone()),
+            spread_ms: u64::try_from(spread.as_millis()).unwrap_or(u64::MAX),
+        }))),
+        Role::Standby { owner: None } => Some(Leave::Back(patience)),
+    }
 }
 
 /// Checks a request for a session and returns its `Sec-WebSocket-Key`.

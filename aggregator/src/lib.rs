@@ -8,6 +8,7 @@ pub mod args;
 pub mod config;
 pub mod declared;
 pub mod identity;
+pub mod kubernetes;
 
 mod api;
 mod bus;

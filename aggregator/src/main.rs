@@ -5,8 +5,10 @@ use {
     clap::Parser,
     healthscope_aggregator::{
         App, Config,
-        args::{Args, AuthMode},
-        declared,
+        args::Args,
+        config::{self, Source},
+        declared::{self, Declared},
+        kubernetes::Kubernetes,
     },
     healthscope_service::{
         build,
@@ -43,15 +45,22 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(version = build::version(), "starting");
     let shutdown = Shutdown::new();
     shutdown::signals(&shutdown)?;
-    let watcher =
-        Watcher::load(&args.config, INTERVAL, declared::read).context("cannot use the configuration")?;
-    let cluster = if args.auth == Some(AuthMode::Kubernetes) {
-        let client = kube::Client::try_default().await;
-        Some(client.context("cannot find the cluster that --auth=kubernetes takes")?)
-    } else {
-        None
-    };
-    let config = Config::from_args(args, watcher.subscribe(), cluster)?;
+    match &args.config {
+        Some(path) => {
+            let watcher =
+                Watcher::load(path, INTERVAL, declared::read).context("cannot use the configuration")?;
+            serve_files(args, watcher, shutdown).await
+        }
+        None => {
+            let source = Source::Kubernetes(Kubernetes::infer(config::place(&args)?).await?);
+            let app = App::bind(Config::from_args(args, source)?)?;
+            Ok(app.run(shutdown).await?)
+        }
+    }
+}
+
+async fn serve_files(args: Args, watcher: Watcher<Declared>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let config = Config::from_args(args, Source::Files(watcher.subscribe()))?;
     let app = App::bind(config)?;
     let watching = tokio::spawn(watcher.run(shutdown.token()));
     app.run(shutdown.clone()).await?;

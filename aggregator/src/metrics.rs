@@ -17,6 +17,7 @@ use {
 
 pub(crate) mod process;
 pub(crate) mod scopes;
+pub(crate) mod writer;
 
 /// Content type of the Prometheus text format.
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
+    pub(crate) watches: WatchMetrics,
+    pub(crate) writer: writer::WriterMetrics,
 }
 
 impl Metrics {
@@ -47,6 +50,8 @@ impl Metrics {
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),
+            watches: WatchMetrics::new(&maker),
+            writer: writer::WriterMetrics::new(&maker),
             registry,
         }
     }
@@ -58,6 +63,33 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("writing to memory, and every family has a name and a metric");
         text
+    }
+}
+
+/// The watches of a Kubernetes API; all zero without one.
+#[derive(Clone)]
+pub(crate) struct WatchMetrics {
+    pub(crate) events: IntCounter,
+    pub(crate) restarts: IntCounter,
+    pub(crate) unreadable: IntCounter,
+}
+
+impl WatchMetrics {
+    fn new(maker: &Maker<'_>) -> Self {
+        Self {
+            events: maker.counter(
+                "watch_events_total",
+                "What watches of the Kubernetes API told the store.",
+            ),
+            restarts: maker.counter(
+                "watch_errors_total",
+                "Errors of lists and watches of the Kubernetes API, each followed by another attempt.",
+            ),
+            unreadable: maker.counter(
+                "watch_unreadable_objects_total",
+                "Objects that came by a watch and could not be read.",
+            ),
+        }
     }
 }
 
@@ -105,11 +137,12 @@ pub(crate) enum EndReason {
     Protocol,
     Refused,
     Drained,
+    Redirected,
     Slow,
 }
 
 impl EndReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Goodbye,
         Self::Lost,
         Self::Replaced,
@@ -117,6 +150,7 @@ impl EndReason {
         Self::Protocol,
         Self::Refused,
         Self::Drained,
+        Self::Redirected,
         Self::Slow,
     ];
 
@@ -141,6 +175,7 @@ impl EndReason {
             Self::Protocol => "protocol",
             Self::Refused => "refused",
             Self::Drained => "drained",
+            Self::Redirected => "redirected",
             Self::Slow => "slow",
         }
     }

@@ -13,9 +13,9 @@ use {
         view::{ComponentSummary, MaintenanceView, MemberView, PolicyView, RecoveringView, ScopeView},
     },
     healthscope_crd::{
-        HealthScope,
+        HealthScope, Unreadable, condition,
         effective::{EffectivePolicy, EffectiveScope, effective},
-        v1beta1::Summary,
+        v1beta1::{HealthScopeSpec, HealthScopeStatus, Summary},
     },
     healthscope_shared::{
         health::{Health, Reason, Verdict},
@@ -31,6 +31,8 @@ use {
 
 /// A maintenance ends by the wall clock, which may jump: it is looked at least so often.
 const WALL_CHECK: Duration = Duration::from_secs(60);
+/// A new scope has this long to learn of members that have not been listed yet, before it is Unknown for them.
+const SYNC_HOLD: Duration = Duration::from_secs(10);
 
 /// A scope.
 #[derive(Debug)]
@@ -56,6 +58,10 @@ pub(crate) struct Scope {
     flap: HealthFlap,
     health: Option<Health>,
     since: Timestamp,
+    /// When this object was first seen.
+    seen: Instant,
+    /// What the object's status said when it was first seen: an aggregator before this one wrote it.
+    inherited: Option<Box<HealthScopeStatus>>,
     pub(crate) entry: Option<Arc<ScopeEntry>>,
     /// When to look again though nothing happens.
     pub(crate) deadline: Option<Instant>,
@@ -77,6 +83,30 @@ impl Scope {
             Ok(spec) => (Some(Arc::new(spec)), Vec::new()),
             Err(errors) => (None, errors.iter().map(ToString::to_string).collect()),
         };
+        Self::with(object, spec, errors, now)
+    }
+
+    /// A scope whose spec cannot even be read.
+    pub(crate) fn unreadable(unreadable: &Unreadable, now: Now) -> Option<Self> {
+        let Unreadable {
+            metadata,
+            status,
+            error,
+        } = unreadable;
+        let object = HealthScope {
+            metadata: metadata.clone(),
+            spec: HealthScopeSpec::default(),
+            status: status.clone(),
+        };
+        Self::with(Arc::new(object), None, vec![error.to_string()], now)
+    }
+
+    fn with(
+        object: Arc<HealthScope>,
+        spec: Option<Arc<EffectiveScope>>,
+        errors: Vec<String>,
+        now: Now,
+    ) -> Option<Self> {
         let key = match &spec {
             Some(spec) => spec.key.clone(),
             None => ScopeKey {
@@ -89,6 +119,11 @@ impl Scope {
                     .ok()?,
                 name: object.metadata.name.as_deref()?.parse().ok()?,
             },
+        };
+        let inherited = object.status.clone().filter(|status| status.health.is_some());
+        let (health, since) = match &inherited {
+            Some(status) => (status.health, condition::since(status, condition::HEALTHY)),
+            None => (None, None),
         };
         Some(Self {
             key,
@@ -103,8 +138,10 @@ impl Scope {
             component: None,
             damping: Damping::default(),
             flap: HealthFlap::new(now.instant),
-            health: None,
-            since: now.wall,
+            health,
+            since: since.unwrap_or(now.wall),
+            seen: now.instant,
+            inherited: inherited.map(Box::new),
             entry: None,
             deadline: None,
         })
@@ -119,22 +156,29 @@ impl Scope {
         self.flap = former.flap;
         self.health = former.health;
         self.since = former.since;
+        self.seen = former.seen;
+        self.inherited = former.inherited;
         self.entry = former.entry;
     }
 
     /// Rolls the members up again; the entry when it differs from the former, and the change of health.
     ///
-    /// `summaries` are those of the members, in their order.
+    /// `summaries` are those of the members, in their order; while `starting`, agents may still come for the first time.
     pub(crate) fn rebuild(
         &mut self,
         summaries: &[Arc<ComponentSummary>],
+        starting: bool,
         now: Now,
     ) -> (Option<Arc<ScopeEntry>>, Option<ScopeChange>) {
         let policy = self
             .spec
             .as_ref()
             .map_or_else(EffectivePolicy::default, |spec| spec.policy);
-        let rollup = self.roll_up(&policy, summaries);
+        let mut rollup = self.roll_up(&policy, summaries);
+        let (settled, settled_at) = self.is_settled(rollup.verdict.health, summaries, starting, now.instant);
+        if let Some(last) = self.last_word(settled) {
+            rollup.verdict = last;
+        }
         let flapping = self.flap.observe(rollup.verdict.health, now.instant);
         let Shown {
             verdict,
@@ -144,21 +188,21 @@ impl Scope {
             .damping
             .observe(&rollup.verdict, policy.min_healthy, now.instant);
         let (maintenance, maintenance_deadline) = self.maintenance(now);
-        self.deadline = [deadline, self.flap.deadline(), maintenance_deadline]
+        self.deadline = [deadline, self.flap.deadline(), maintenance_deadline, settled_at]
             .into_iter()
             .flatten()
             .min();
 
         let change = self
             .health
-            .filter(|&from| from != verdict.health)
+            .filter(|&from| settled && from != verdict.health)
             .map(|from| ScopeChange {
                 from,
                 to: verdict.health,
                 maintenance: maintenance.as_ref().is_some_and(|maintenance| maintenance.active),
                 verdict: verdict.clone(),
             });
-        if self.health != Some(verdict.health) {
+        if settled && self.health != Some(verdict.health) {
             self.health = Some(verdict.health);
             self.since = now.wall;
         }
@@ -183,7 +227,7 @@ impl Scope {
         let status = status::desired(
             &view,
             self.object.metadata.generation,
-            previous.map(|entry| &entry.status),
+            previous.map(|entry| &entry.status).or(self.inherited.as_deref()),
             now.wall,
         );
         view.conditions.clone_from(&status.conditions);
@@ -191,6 +235,7 @@ impl Scope {
             object: Arc::clone(&self.object),
             status,
             view,
+            settled,
         };
         if previous.is_some_and(|previous| **previous == entry) {
             return (None, change);
@@ -198,6 +243,47 @@ impl Scope {
         let entry = Arc::new(entry);
         self.entry = Some(Arc::clone(&entry));
         (Some(entry), change)
+    }
+
+    /// Whether what is known suffices to say something new, and when to look again if it does not.
+    ///
+    /// After a start agents come back within seconds, and a new member's kind is listed within moments; until then
+    /// the scope keeps what it said before, unless it is Unhealthy whatever they will say.
+    fn is_settled(
+        &self,
+        measured: Health,
+        summaries: &[Arc<ComponentSummary>],
+        starting: bool,
+        now: Instant,
+    ) -> (bool, Option<Instant>) {
+        if measured == Health::Unhealthy {
+            return (true, None);
+        }
+        let waits_for = |reason| summaries.iter().any(|member| member.reason == reason);
+        if starting && self.inherited.is_some() && waits_for(Reason::STARTING) {
+            return (false, None);
+        }
+        let until = self.seen + SYNC_HOLD;
+        let is_syncing = now < until && waits_for(Reason::SYNCING);
+        (!is_syncing, is_syncing.then_some(until))
+    }
+
+    /// What the former aggregator said last, while nothing else can be said: nothing has settled yet, or the spec
+    /// cannot be used and never could since the start.
+    fn last_word(&self, settled: bool) -> Option<Verdict> {
+        let last = self.inherited.as_ref()?;
+        let health = last.health?;
+        if settled && self.spec.is_some() {
+            return None;
+        }
+        let said = last
+            .conditions
+            .iter()
+            .find(|said| said.type_ == condition::HEALTHY);
+        let (reason, message) = said.map_or((Reason::UNKNOWN, ""), |said| {
+            (Reason::from_untrusted(&said.reason), said.message.as_str())
+        });
+        Some(Verdict::new(health, reason, message))
     }
 
     fn roll_up(&self, policy: &EffectivePolicy, summaries: &[Arc<ComponentSummary>]) -> Rollup {

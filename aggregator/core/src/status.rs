@@ -8,6 +8,7 @@ use {
     crate::view::{MaintenanceView, MemberView, ScopeView},
     healthscope_crd::{
         condition::{self, Truth},
+        v1alpha2::ScopeHealthCondition,
         v1beta1::{ComponentStatus, HealthScopeStatus, MaintenanceStatus},
     },
     healthscope_shared::{
@@ -68,6 +69,11 @@ pub fn desired(
         conditions: previous
             .map(|previous| previous.conditions.clone())
             .unwrap_or_default(),
+        scope_health_condition: Some(ScopeHealthCondition::of(view.health, &view.summary)),
+        health_conditions: Vec::new(),
+        app_health_conditions: previous
+            .map(|previous| previous.app_health_conditions.clone())
+            .unwrap_or_default(),
     };
     set_conditions(&mut status, view, generation, now);
     if let Some(previous) = previous
@@ -89,6 +95,14 @@ pub fn means_different(a: &HealthScopeStatus, b: &HealthScopeStatus) -> bool {
         }
         for component in &mut status.components {
             component.since = None;
+        }
+        // An API server keeps whole seconds.
+        if let Some(Time(until)) = status
+            .maintenance
+            .as_mut()
+            .and_then(|maintenance| maintenance.until.as_mut())
+        {
+            *until = Timestamp::from_second(until.as_second()).unwrap_or(*until);
         }
         status
     };
@@ -196,6 +210,8 @@ fn component_status(member: &MemberView) -> ComponentStatus {
         caused_by: member.caused_by.as_deref().map(str::to_owned),
         required: member.required,
         flapping: component.flapping,
+        instance_name: None,
+        status: None,
     }
 }
 
@@ -360,6 +376,14 @@ mod tests {
         other.conditions[0].last_transition_time = Time(at(9));
         other.components[0].since = Some(Time(at(9)));
         assert!(!means_different(&one, &other));
+        let until = |millis| HealthScopeStatus {
+            maintenance: Some(MaintenanceStatus {
+                until: Some(Time(Timestamp::from_millisecond(millis).unwrap())),
+                ..Default::default()
+            }),
+            ..one.clone()
+        };
+        assert!(!means_different(&until(1_500), &until(1_000)));
         for change in [
             |status: &mut HealthScopeStatus| status.health = Some(Health::Degraded),
             |status: &mut HealthScopeStatus| status.observed_generation = Some(2),

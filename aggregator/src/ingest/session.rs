@@ -5,7 +5,7 @@
 
 use {
     super::{
-        Ingest,
+        Ingest, elsewhere,
         quota::Counted,
         socket::{Incoming, Socket},
     },
@@ -13,7 +13,7 @@ use {
         bus::ToStore,
         clock,
         identity::{self, PodIdentity},
-        mailbox::{Mail, OpenSession},
+        mailbox::{Leave, Mail, OpenSession},
         metrics::EndReason,
         site::From,
         stream::Stream,
@@ -206,7 +206,7 @@ impl Conversation {
             resync,
             evict,
             end,
-            drain,
+            leave,
             runs,
             forgotten,
         } = mail;
@@ -238,15 +238,27 @@ impl Conversation {
         for request in forgotten {
             self.session.forget_run(request);
         }
-        if let Some(spread) = drain {
-            self.if_lost = EndReason::Drained;
-            self.session.drain(spread, now);
+        if let Some(leave) = leave {
+            self.leave(leave, now);
         }
         if let Some((code, reason)) = end {
             self.session.end(code, &reason, now);
         }
         if evict {
             self.session.evict(now);
+        }
+    }
+
+    fn leave(&mut self, leave: Leave, now: Instant) {
+        match leave {
+            Leave::Back(spread) => {
+                self.if_lost = EndReason::Drained;
+                self.session.drain(spread, now);
+            }
+            Leave::To(redirect) => {
+                self.if_lost = EndReason::Redirected;
+                self.session.redirect(Arc::unwrap_or_clone(redirect), now);
+            }
         }
     }
 
@@ -282,6 +294,14 @@ impl Conversation {
         let metrics = &self.ingest.metrics;
         let event = match event {
             peer::Event::Hello(hello) => {
+                let leave = elsewhere(
+                    &self.ingest.role.borrow(),
+                    Duration::ZERO,
+                    self.ingest.timing.spread,
+                );
+                if let Some(leave) = leave {
+                    return self.leave(leave, now);
+                }
                 metrics.opened.inc();
                 self.said_hello = true;
                 let Hello {

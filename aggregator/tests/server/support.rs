@@ -5,8 +5,9 @@ use {
     healthscope_aggregator::{
         App, Config,
         app::AppError,
-        config::{AgentAuth, ReaderAuth},
+        config::{self, AgentAuth, ReaderAuth},
         declared,
+        kubernetes::role::Role,
     },
     healthscope_core::snapshot::Snapshot,
     healthscope_service::{config_files::Loaded, shutdown::Shutdown, token::Secret},
@@ -54,6 +55,7 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) declared: watch::Sender<Loaded<declared::Declared>>,
+    pub(crate) role: watch::Sender<Role>,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), AppError>>,
 }
@@ -66,16 +68,18 @@ pub(crate) async fn serve(text: &str) -> Served {
 /// Starts one with these documents and other settings.
 pub(crate) async fn serve_with(text: &str, change: impl FnOnce(&mut Config)) -> Served {
     let (sender, receiver) = watch::channel(loaded(text, 1));
-    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), receiver);
+    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), config::Source::Files(receiver));
     change(&mut config);
     let app = App::bind(config).unwrap();
     let shutdown = Shutdown::new();
     let (address, snapshots) = (app.address(), app.snapshots());
-    let running = tokio::spawn(app.run(shutdown.clone()));
+    let (role, roles) = watch::channel(Role::Owner);
+    let running = tokio::spawn(app.serve(roles, shutdown.clone()));
     let served = Served {
         address,
         snapshots,
         declared: sender,
+        role,
         shutdown,
         running,
     };

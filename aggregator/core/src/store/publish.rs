@@ -3,6 +3,7 @@
 use {
     super::{Changes, Store, explain},
     crate::{
+        cluster::Cluster,
         component::ComponentId,
         event::Now,
         log::Subject,
@@ -30,6 +31,7 @@ impl Store {
             || !self.dirty_scopes.is_empty()
             || !self.removed.is_empty()
             || self.log.is_waiting()
+            || self.cluster.as_ref().is_some_and(Cluster::is_dirty)
             || self.is_miscounted()
     }
 
@@ -54,6 +56,7 @@ impl Store {
                 ..Changes::default()
             };
         }
+        self.look_at_cluster(now);
         let mut changes = Changes {
             removed: std::mem::take(&mut self.removed),
             ..Changes::default()
@@ -150,7 +153,7 @@ impl Store {
             message,
             since: explain::time(component.since),
             flapping: component.flapping > 0,
-            instances: component.counts,
+            instances: component.counted(),
             failing: explain::failing(&self.fleet, component.sick.iter()),
         }
     }
@@ -178,7 +181,7 @@ impl Store {
         }
         let scope = &mut self.scopes[position as usize];
         let former_deadline = scope.deadline.take();
-        let (entry, change) = scope.rebuild(&summaries, now);
+        let (entry, change) = scope.rebuild(&summaries, self.starting, now);
         if let Some(former) = former_deadline {
             self.scope_deadlines.remove(&(former, position));
         }

@@ -13,6 +13,7 @@ use {
     std::time::Duration,
 };
 
+mod cluster;
 mod lifecycle;
 mod properties;
 mod scopes;
@@ -172,7 +173,11 @@ impl World {
                 depends_on: Vec::new(),
             })
             .collect();
-        self.apply(Event::Configured(Configuration { scopes, components }));
+        self.apply(Event::Configured(Configuration {
+            scopes,
+            unreadable: Vec::new(),
+            components,
+        }));
     }
 
     /// An agent process starts and connects.
