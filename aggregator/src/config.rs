@@ -188,7 +188,7 @@ pub enum ConfigError {
     #[error("--auth=token takes --token-file with the token that readers must show")]
     AuthWithoutToken,
     /// Readers are to show tokens of a cluster that there is not.
-    #[error("--auth=kubernetes takes a cluster: run in one, or with a kubeconfig")]
+    #[error("--auth=kubernetes takes --kubernetes: files have no cluster to ask")]
     NoCluster,
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
@@ -247,16 +247,11 @@ impl Config {
         }
     }
 
-    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches. `cluster` says who
-    /// readers are unless the arguments say otherwise.
+    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches.
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(args: Args, source: Source, cluster: Option<Client>) -> Result<Self, ConfigError> {
-        let cluster = match &source {
-            Source::Files(_) => cluster,
-            Source::Kubernetes(kubernetes) => Some(kubernetes.client.clone()),
-        };
+    pub fn from_args(args: Args, source: Source) -> Result<Self, ConfigError> {
         let Args {
             config: _,
             kubernetes: _,
@@ -281,19 +276,14 @@ impl Config {
             (Some(_), None) | (None, Some(_) | None) => None,
         };
         let token = token_file.as_deref().map(token::read).transpose()?;
-        let readers = match (auth, &token, cluster) {
-            (Some(AuthMode::None), _, _) => ReaderAuth::Open { is_meant: true },
-            (Some(AuthMode::Kubernetes), _, None) => return Err(ConfigError::NoCluster),
-            (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
-                ReaderAuth::Kubernetes(Readers::new(cluster))
-            }
-            (Some(AuthMode::Token), None, _) => return Err(ConfigError::AuthWithoutToken),
-            (Some(AuthMode::Token) | None, Some(token), _) => ReaderAuth::Token(token.clone()),
-            (None, None, None) => ReaderAuth::Open { is_meant: false },
+        let cluster = match &source {
+            Source::Files(_) => None,
+            Source::Kubernetes(kubernetes) => Some(kubernetes.client.clone()),
         };
-        let agents = match &source {
-            Source::Files(_) => token.map_or(AgentAuth::Open, AgentAuth::Token),
-            Source::Kubernetes(kubernetes) => AgentAuth::Kubernetes(Identity::new(kubernetes.client.clone())),
+        let readers = readers(auth, token.as_ref(), cluster.as_ref())?;
+        let agents = match cluster {
+            Some(cluster) => AgentAuth::Kubernetes(Identity::new(cluster)),
+            None => token.map_or(AgentAuth::Open, AgentAuth::Token),
         };
         let config = Self {
             listen,
@@ -336,6 +326,24 @@ impl Config {
             return Err(ConfigError::NoToken(self.listen));
         }
         Ok(())
+    }
+}
+
+/// How readers prove who they are: as somebody said, or with what there is.
+fn readers(
+    auth: Option<AuthMode>,
+    token: Option<&Secret>,
+    cluster: Option<&Client>,
+) -> Result<ReaderAuth, ConfigError> {
+    match (auth, token, cluster) {
+        (Some(AuthMode::None), _, _) => Ok(ReaderAuth::Open { is_meant: true }),
+        (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
+            Ok(ReaderAuth::Kubernetes(Readers::new(cluster.clone())))
+        }
+        (Some(AuthMode::Kubernetes), _, None) => Err(ConfigError::NoCluster),
+        (Some(AuthMode::Token) | None, Some(token), _) => Ok(ReaderAuth::Token(token.clone())),
+        (Some(AuthMode::Token), None, _) => Err(ConfigError::AuthWithoutToken),
+        (None, None, None) => Ok(ReaderAuth::Open { is_meant: false }),
     }
 }
 

@@ -5,7 +5,7 @@ use {
     clap::Parser,
     healthscope_aggregator::{
         App, Config,
-        args::{Args, AuthMode},
+        args::Args,
         config::{self, Source},
         declared::{self, Declared},
         kubernetes::Kubernetes,
@@ -60,13 +60,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn serve_files(args: Args, watcher: Watcher<Declared>, shutdown: Shutdown) -> anyhow::Result<()> {
-    let cluster = if args.auth == Some(AuthMode::Kubernetes) {
-        let client = kube::Client::try_default().await;
-        Some(client.context("cannot find the cluster that --auth=kubernetes takes")?)
-    } else {
-        None
-    };
-    let config = Config::from_args(args, Source::Files(watcher.subscribe()), cluster)?;
+    let config = Config::from_args(args, Source::Files(watcher.subscribe()))?;
     let app = App::bind(config)?;
     let watching = tokio::spawn(watcher.run(shutdown.token()));
     app.run(shutdown.clone()).await?;

@@ -115,8 +115,8 @@ async fn an_agent_reports_over_tls_with_a_token() {
         &file("token"),
     ]);
     let watcher = Watcher::load(&scopes, INTERVAL, aggregator::declared::read).unwrap();
-    let source = aggregator::config::Source::Files(watcher.subscribe());
-    let config = aggregator::Config::from_args(args, source, None).unwrap();
+    let config =
+        aggregator::Config::from_args(args, aggregator::config::Source::Files(watcher.subscribe())).unwrap();
     let app = aggregator::App::bind(config).unwrap();
     let port = app.address().port();
     let serving = tokio::spawn(app.run(shutdown.clone()));

@@ -4,12 +4,13 @@ use {
     base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD},
     futures_util::{SinkExt, StreamExt},
     healthscope_aggregator::{
-        App, Config as AppConfig, Declared,
-        config::AgentAuth,
+        App, Config as AppConfig,
+        config::{AgentAuth, Source},
         identity::{AGENT_AUDIENCE, Identity, MAX_TOKEN_BYTES, PodIdentity, Refused},
+        kubernetes::{self, Kubernetes},
     },
     healthscope_e2e_cluster::{Audit, Cluster, Component, KeyKind, Options, ServiceAccountKeys},
-    healthscope_service::{config_files::Loaded, shutdown::Shutdown},
+    healthscope_service::shutdown::Shutdown,
     healthscope_shared::wire::{PATH, SUBPROTOCOL},
     kube::{
         Client, Config,
@@ -21,12 +22,18 @@ use {
         sync::{Arc, LazyLock},
         time::{Duration, SystemTime, UNIX_EPOCH},
     },
-    tokio::{net::TcpStream, sync::watch, time::timeout},
+    tokio::{net::TcpStream, time::timeout},
     tokio_tungstenite::{
         WebSocketStream, client_async,
         tungstenite::{Error as WsError, Message, client::IntoClientRequest},
     },
 };
+
+/// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CRD: &str = include_str!("../../../charts/healthscope/crds/healthscopes.core.oam.dev.yaml");
+const SCOPES: &str = "crd/healthscopes.core.oam.dev";
 
 /// What may read the cluster's published keys and ask about tokens, and what may only ask.
 const ROLES: [&str; 2] = ["system:service-account-issuer-discovery", "system:auth-delegator"];
@@ -407,19 +414,57 @@ impl Drop for Served {
 }
 
 impl Served {
-    fn start(identity: Arc<Identity>, renewal: Duration) -> Self {
-        let (_nobody, declared) = watch::channel(Loaded {
-            value: Arc::new(Declared::default()),
-            revision: 1,
-            problems: None,
-        });
-        let mut config = AppConfig::new("127.0.0.1:0".parse().unwrap(), declared);
-        config.agents = AgentAuth::Kubernetes(identity);
+    /// Starts one for a namespace of its own, whose pod is watched because a scope names it.
+    async fn start(place: &Place<'_>, renewal: Duration) -> Self {
+        let cluster = place.cluster;
+        let namespace = place.namespace;
+        cluster.apply(CRD).unwrap();
+        let established = ["wait", "--for=condition=Established", "--timeout=60s", SCOPES];
+        cluster.kubectl(established).unwrap();
+        cluster
+            .apply(&format!(
+                "
+apiVersion: core.oam.dev/v1beta1
+kind: HealthScope
+metadata: {{name: shop, namespace: {namespace}}}
+spec: {{workloadRefs: [{{apiVersion: v1, kind: Pod, name: web-0}}]}}
+"
+            ))
+            .unwrap();
+        let file = Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
+        let options = KubeConfigOptions::default();
+        let connection = Config::from_custom_kubeconfig(file, &options).await.unwrap();
+        // The Lease lies there too: no other aggregator of these tests has a say in it.
+        let where_it_runs = kubernetes::Place {
+            namespace: Some(namespace.to_owned()),
+            pod: Some("aggregator".to_owned()),
+            address: None,
+        };
+        let kubernetes = Kubernetes::connect(connection, where_it_runs).unwrap();
+        let mut config = AppConfig::new("127.0.0.1:0".parse().unwrap(), Source::Kubernetes(kubernetes));
+        config.agents = AgentAuth::Kubernetes(identity(cluster, namespace, &ROLES).await);
         config.timing.renewal = renewal;
         let app = App::bind(config).unwrap();
         let (address, shutdown) = (app.address(), Shutdown::new());
         tokio::spawn(app.run(shutdown.clone()));
         Self { address, shutdown }
+    }
+
+    /// Connects as an agent with this token until the aggregator knows its pod, and takes it.
+    async fn join(&self, token: impl Fn() -> String) -> WebSocketStream<TcpStream> {
+        let joining = async {
+            loop {
+                let mut socket = self.connect(&token()).await.unwrap();
+                socket.send(Message::text(HELLO)).await.unwrap();
+                match next_text(&mut socket).await {
+                    Ok(text) if text.contains("\"type\":\"welcome\"") => return socket,
+                    Ok(text) => panic!("{text}"),
+                    // It has not heard of the pod yet, or does not serve yet.
+                    Err(_closed) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        };
+        timeout(PATIENCE, joining).await.unwrap()
     }
 
     /// Connects as an agent with this token; a refusal is its status and body.
@@ -462,31 +507,27 @@ impl Served {
 /// What an agent says first; it claims to be somebody else.
 const HELLO: &str = r#"{"type":"hello","protocol":1,"agent":"payments.db-0","version":"0.1.0","epoch":"9f3c5a710e2b44d8","seq":0,"acked":0}"#;
 
-async fn next_text(socket: &mut WebSocketStream<TcpStream>) -> String {
+/// The next message; the close frame when there is none.
+async fn next_text(socket: &mut WebSocketStream<TcpStream>) -> Result<String, String> {
     let reading = async {
         loop {
             match socket.next().await {
-                Some(Ok(Message::Text(text))) => return text.to_string(),
+                Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
+                Some(Ok(Message::Close(frame))) => return Err(format!("{frame:?}")),
                 Some(Ok(_)) => {}
-                other => panic!("{other:?}"),
+                other => return Err(format!("{other:?}")),
             }
         }
     };
-    timeout(Duration::from_secs(20), reading).await.unwrap()
+    timeout(PATIENCE, reading).await.unwrap()
 }
 
 #[tokio::test]
 async fn an_agent_is_its_pod_whatever_it_says() {
     let place = Place::new(&SHARED, "session");
-    let served = Served::start(
-        identity(&SHARED, "session", &ROLES).await,
-        Duration::from_secs(300),
-    );
+    let served = Served::start(&place, Duration::from_secs(300)).await;
     let token = place.token(AGENT_AUDIENCE);
-    let mut socket = served.connect(&token).await.unwrap();
-    socket.send(Message::text(HELLO)).await.unwrap();
-    let welcome = next_text(&mut socket).await;
-    assert!(welcome.contains("\"type\":\"welcome\""), "{welcome}");
+    let first = served.join(|| token.clone()).await;
     assert_eq!(served.agents().await, ["session.web-0"]);
 
     for (what, token, refused) in bad_tokens(&place) {
@@ -495,7 +536,18 @@ async fn an_agent_is_its_pod_whatever_it_says() {
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["detail"], refused.to_string(), "{what}");
     }
-    // Four in all, the one above among them.
+    // Its keys are right, but there is no such pod, or not any more.
+    for (path, value) in [
+        ("/kubernetes.io/pod/uid", "former"),
+        ("/kubernetes.io/pod/name", "db-0"),
+    ] {
+        let token = place.sign(&place.claims_with(path, json!(value)));
+        let mut socket = served.connect(&token).await.unwrap();
+        socket.send(Message::text(HELLO)).await.unwrap();
+        let closed = next_text(&mut socket).await.unwrap_err();
+        assert!(closed.contains("is not known here"), "{closed}");
+    }
+    // Four in all, the first among them.
     let others = [
         served.connect(&token).await.unwrap(),
         served.connect(&token).await.unwrap(),
@@ -503,25 +555,19 @@ async fn an_agent_is_its_pod_whatever_it_says() {
     ];
     let (status, body) = served.connect(&token).await.unwrap_err();
     assert_eq!(status, 503, "{body}");
-    drop(others);
+    drop((first, others));
 }
 
 #[tokio::test]
 async fn a_session_does_not_outlive_its_token_for_long() {
     let place = Place::new(&SHARED, "renewal");
-    let served = Served::start(
-        identity(&SHARED, "renewal", &ROLES).await,
-        Duration::from_millis(100),
-    );
-    // Just good enough to be let in.
-    let ending = place.sign(&place.claims_with("/exp", json!(now() + 2)));
-    let mut socket = served.connect(&ending).await.unwrap();
-    socket.send(Message::text(HELLO)).await.unwrap();
-    assert!(next_text(&mut socket).await.contains("welcome"));
-    let last = next_text(&mut socket).await;
+    let served = Served::start(&place, Duration::from_millis(100)).await;
+    let ending = || place.sign(&place.claims_with("/exp", json!(now() + 2)));
+    let mut socket = served.join(ending).await;
+    let last = next_text(&mut socket).await.unwrap();
     assert!(last.contains("\"type\":\"drain\""), "{last}");
-    // Nor does one that does not listen: it is closed.
-    let closing = async { while let Some(Ok(_)) = socket.next().await {} };
-    timeout(Duration::from_secs(20), closing).await.unwrap();
-    assert!(served.connect(&place.token(AGENT_AUDIENCE)).await.is_ok());
+    // Nor does the session of one that does not listen: it is closed.
+    next_text(&mut socket).await.unwrap_err();
+    let renewed = place.token(AGENT_AUDIENCE);
+    served.join(|| renewed.clone()).await;
 }

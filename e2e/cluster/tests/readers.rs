@@ -3,7 +3,7 @@
 use {
     healthscope_aggregator::{
         App, Config,
-        config::{AgentAuth, ReaderAuth},
+        config::{AgentAuth, ReaderAuth, Source as FilesOrCluster},
         declared,
         identity::readers::Readers,
     },
@@ -117,7 +117,7 @@ async fn serve(cluster: &Cluster, user: &str) -> Served {
         .await
         .unwrap();
     let (sender, receiver) = watch::channel(loaded(FILES, 1));
-    let mut config_of_app = Config::new("127.0.0.1:0".parse().unwrap(), receiver);
+    let mut config_of_app = Config::new("127.0.0.1:0".parse().unwrap(), FilesOrCluster::Files(receiver));
     config_of_app.readers = ReaderAuth::Kubernetes(Readers::new(Client::try_from(config).unwrap()));
     config_of_app.agents = AgentAuth::Token(Secret::new("agents"));
     let app = App::bind(config_of_app).unwrap();
