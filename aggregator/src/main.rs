@@ -53,7 +53,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => {
             let source = Source::Kubernetes(Kubernetes::infer(config::place(&args)?).await?);
-            let app = App::bind(Config::from_args(args, source, None)?)?;
+            let app = App::bind(Config::from_args(args, source)?)?;
             Ok(app.run(shutdown).await?)
         }
     }
