@@ -10,7 +10,7 @@ use {
     endpoint::Endpoint,
     healthscope_service::{build, telemetry::chain, tls, token::Secret},
     healthscope_shared::{
-        backoff::Backoff,
+        backoff::{self, Backoff},
         health::Reason,
         name::AgentName,
         session::{
@@ -48,7 +48,7 @@ pub mod stats;
 const GOODBYE_DEADLINE: Duration = Duration::from_millis(600);
 /// A message that cannot be written for this long: the aggregator does not read, whatever it sends.
 const WRITE_DEADLINE: Duration = SILENCE;
-/// Redirects followed without a session in between; aggregators that point at each other are no aggregators.
+/// Redirects followed without a session in between that lasted [`Backoff::STEADY`]; aggregators that point at each other are no aggregators.
 const MAX_REDIRECTS: u32 = 4;
 
 /// Where the aggregator is, and how both prove who they are.
@@ -131,7 +131,7 @@ pub struct Uplink<D = Network> {
     backoff: Backoff,
     /// Where the next connection goes instead, once.
     redirect: Option<Redirected>,
-    /// Redirects since the last session.
+    /// Redirects since the last session that lasted.
     redirects: u32,
     /// What was logged last, to be logged again only when it changes.
     problem: Option<String>,
@@ -151,6 +151,8 @@ struct Memory {
 struct Redirected {
     endpoint: Endpoint,
     server_name: Option<String>,
+    /// Within which to go there.
+    spread: Duration,
 }
 
 /// How an attempt to hold a session ended.
@@ -274,13 +276,14 @@ impl<D: Dial> Uplink<D> {
             ca_store: _,
             allow_plaintext,
         } = &self.config;
-        let Redirected {
-            endpoint,
-            server_name,
-        } = self.redirect.take().unwrap_or_else(|| Redirected {
-            endpoint: endpoint.clone(),
-            server_name: server_name.clone(),
-        });
+        let (endpoint, server_name) = match self.redirect.take() {
+            Some(Redirected {
+                endpoint,
+                server_name,
+                spread: _,
+            }) => (endpoint, server_name),
+            None => (endpoint.clone(), server_name.clone()),
+        };
         Target {
             endpoint,
             server_name,
@@ -459,7 +462,6 @@ impl<D: Dial> Uplink<D> {
     }
 
     fn opened(&mut self, version: String) {
-        self.redirects = 0;
         self.problem = None;
         self.memory.stats.set_connected(true);
         tracing::info!(aggregator = %self.config.endpoint, version, "connected");
@@ -468,11 +470,15 @@ impl<D: Dial> Uplink<D> {
     }
 
     fn redirected(&mut self, redirect: Redirect) -> Option<Redirected> {
-        let Redirect { address, server_name } = redirect;
+        let Redirect {
+            address,
+            server_name,
+            spread_ms,
+        } = redirect;
         self.redirects += 1;
         if self.redirects > MAX_REDIRECTS {
             self.complain(format!(
-                "redirected {MAX_REDIRECTS} times without a session; the aggregators disagree about who serves this agent"
+                "redirected {MAX_REDIRECTS} times without a session that lasted; the aggregators disagree about who serves this agent"
             ));
             return None;
         }
@@ -482,6 +488,7 @@ impl<D: Dial> Uplink<D> {
                 Some(Redirected {
                     endpoint,
                     server_name: server_name.or_else(|| self.config.server_name.clone()),
+                    spread: Duration::from_millis(spread_ms),
                 })
             }
             Err(error) => {
@@ -604,11 +611,19 @@ impl<D: Dial> Uplink<D> {
         if open_for.is_some() || spread > Duration::ZERO {
             self.backoff.worked(open_for.unwrap_or_default(), spread);
         }
+        if open_for.is_some_and(|lasted| lasted >= Backoff::STEADY) {
+            self.redirects = 0;
+        }
         match cause {
-            EndCause::Redirected if self.redirect.is_some() => return Some(Duration::ZERO),
-            // What is wrong with the redirect has been said.
-            EndCause::Redirected => {}
-            EndCause::Drained => tracing::info!("the aggregator is about to stop; coming back later"),
+            EndCause::Redirected => {
+                if let Some(redirected) = &self.redirect {
+                    return Some(backoff::within(redirected.spread, random()));
+                }
+                // What is wrong with the redirect has been said.
+            }
+            EndCause::Drained => {
+                tracing::info!("the aggregator is about to stop or stands by for another; coming back later");
+            }
             EndCause::Protocol | EndCause::Silent | EndCause::Lost | EndCause::Closed | EndCause::Stopped => {
                 self.complain(why);
             }

@@ -52,12 +52,13 @@ mod machines;
 mod openapi;
 mod runs;
 mod scopes;
+mod sight;
 mod status;
 pub(crate) mod stream;
 mod text;
 mod transitions;
 
-pub(crate) use {components::view as component_view, scopes::unknown as unknown_scope};
+pub(crate) use {components::view as component_view, sight::Sight};
 
 /// Items of a page unless asked for fewer or more.
 const DEFAULT_LIMIT: usize = 1_000;

@@ -9,18 +9,29 @@ use {
         api::{self, Api},
         bus::{Feed, StoreSender},
         clock,
-        config::{Config, ConfigError, Limits, Timing},
+        config::{Config, ConfigError, Limits, Source, Timing},
         dashboard::{self, Dashboard},
-        ingest::Ingest,
+        ingest::{self, Ingest, quota::Quota},
+        kubernetes::{
+            lease::{self, LeaseEnds},
+            role::{self, Role},
+            watch::{self as kubernetes_watch, WatchEnds},
+            writer::{self, WriterEnds},
+        },
         listen::{self, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
-        site::{Site, access::Access, host::AllowedHosts},
+        site::{
+            Site,
+            access::{Access, NoRandomness},
+            host::AllowedHosts,
+        },
         store_actor::{Ends, StoreActor},
     },
-    healthscope_core::{Patience, snapshot::Snapshot, store::StoreConfig},
+    healthscope_core::{Patience, owner::Member, pace::WriterLimits, snapshot::Snapshot, store::StoreConfig},
     healthscope_service::{
         admin::Readiness,
+        config_files::Loaded,
         shutdown::Shutdown,
         tasks::{TaskError, Tasks},
     },
@@ -29,13 +40,20 @@ use {
         io,
         net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
         sync::Arc,
+        time::Duration,
     },
     tokio::{
         net::TcpListener,
-        sync::{broadcast, watch},
+        sync::{broadcast, mpsc, watch},
     },
     tokio_rustls::TlsAcceptor,
+    tokio_util::sync::CancellationToken,
 };
+
+/// How long the last statuses and the hand-over to another replica may take at the end.
+const HAND_OVER: Duration = writer::FLUSH.saturating_add(lease::RELEASE_DEADLINE);
+/// News of HealthScopes that wait for the writer at most; when it is full the watch waits.
+const OBSERVATIONS: usize = 1_024;
 
 /// Why an aggregator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +70,9 @@ pub enum AppError {
         #[source]
         source: io::Error,
     },
+    /// Nobody could sign in safely.
+    #[error(transparent)]
+    SignIn(#[from] NoRandomness),
     /// A part without which the aggregator is useless ended.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -138,6 +159,31 @@ impl App {
     /// # Errors
     /// When an essential part ended; `shutdown` is given by then.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
+        let (sender, role) = match &self.config.source {
+            Source::Files(_) => (None, role::always_owner()),
+            Source::Kubernetes(_) => {
+                let (sender, role) = watch::channel(Role::Standby { owner: None });
+                (Some(sender), role)
+            }
+        };
+        self.serve_in_role(sender, role, shutdown).await
+    }
+
+    /// Serves like [`App::run`], in a role that may change: agents are taken in by the owner alone.
+    ///
+    /// # Errors
+    /// Like [`App::run`].
+    pub async fn serve(self, role: watch::Receiver<Role>, shutdown: Shutdown) -> Result<(), AppError> {
+        self.serve_in_role(None, role, shutdown).await
+    }
+
+    /// `elected` is where the role is published by the election among replicas, when there is one.
+    async fn serve_in_role(
+        self,
+        elected: Option<watch::Sender<Role>>,
+        role: watch::Receiver<Role>,
+        shutdown: Shutdown,
+    ) -> Result<(), AppError> {
         let Self {
             config,
             listener,
@@ -147,20 +193,26 @@ impl App {
         let Config {
             listen: _,
             tls,
-            token,
+            agents,
+            readers,
             allow_plaintext: _,
             allowed_hosts,
-            declared,
+            source,
             timing,
             limits,
         } = config;
+        let is_elected = elected.is_some();
         let tasks = Tasks::new(shutdown.clone());
         let metrics = Arc::new(Metrics::new());
         let readiness = Readiness::new();
         let serving = readiness.condition("serving");
-        let configured = readiness.condition("configuration");
+        let (declared, configured, kubernetes) = match source {
+            Source::Files(declared) => (declared, Some(readiness.condition("configuration")), None),
+            // Nobody sends: nothing is declared by files.
+            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
+        };
         let sessions = Sessions::new(limits.agents);
-        let access = Arc::new(Access::new(token));
+        let access = Arc::new(Access::new(readers)?);
         let (store, inbox) = StoreSender::channel();
         let (deltas, _) = broadcast::channel(limits.stream_lag);
         let feed = Feed {
@@ -178,8 +230,48 @@ impl App {
             metrics: metrics.store.clone(),
             max_pending: limits.pending_runs,
         };
-        let actor = StoreActor::new(store_config(&timing, &limits), ends);
+        let actor = StoreActor::new(store_config(&timing, &limits, kubernetes.is_some()), ends);
         tasks.essential("store", actor.run(shutdown.token()));
+        if let Some(kubernetes) = kubernetes {
+            // Others may write only when nothing is written here any more.
+            let written = CancellationToken::new();
+            if let Some(elected) = elected {
+                let ends = LeaseEnds {
+                    client: kubernetes.client.clone(),
+                    namespace: kubernetes.namespace.clone(),
+                    me: Member {
+                        identity: lease::identity(&kubernetes.instance),
+                        address: kubernetes.address.clone(),
+                    },
+                    role: elected,
+                };
+                tasks.essential("lease", lease::run(ends, written.clone()));
+            }
+            let (observed, observations) = mpsc::channel(OBSERVATIONS);
+            let writer = WriterEnds {
+                client: kubernetes.client.clone(),
+                observed: observations,
+                snapshot: feed.snapshot.clone(),
+                role: role.clone(),
+                limits: WriterLimits::default(),
+                instance: kubernetes.instance.clone(),
+                metrics: metrics.writer.clone(),
+            };
+            let stop = shutdown.token();
+            tasks.essential("writer", async move {
+                writer::run(writer, stop).await;
+                written.cancel();
+            });
+            let ends = WatchEnds {
+                kubernetes,
+                store: store.clone(),
+                observed,
+                synced: readiness.condition("watches"),
+                metrics: metrics.watches.clone(),
+                tasks: tasks.clone(),
+            };
+            tasks.essential("watches", kubernetes_watch::run(ends, shutdown.token()));
+        }
 
         let api = Api::new(api::Inner {
             feed,
@@ -195,14 +287,18 @@ impl App {
             shutdown: shutdown.clone(),
         });
         let ingest = Arc::new(Ingest {
-            access: access.clone(),
+            auth: agents,
+            quota: Quota::new(limits.agents),
             store,
+            role: role.clone(),
             sessions: sessions.clone(),
             timing: timing.clone(),
             limits: limits.session,
             metrics: metrics.agents.clone(),
             tasks: tasks.clone(),
         });
+        let following = ingest::follow(role, sessions.clone(), timing.spread, shutdown.token());
+        tasks.essential("role", following);
         let pages = dashboard::routes(Dashboard {
             api: api.clone(),
             access: access.clone(),
@@ -236,7 +332,8 @@ impl App {
         shutdown.cancelled().await;
         serving.not_ready();
         sessions.drain(timing.spread);
-        match tasks.join(timing.shutdown).await {
+        let deadline = timing.shutdown + if is_elected { HAND_OVER } else { Duration::ZERO };
+        match tasks.join(deadline).await {
             // Slow peers were cut off, which the log says; they come back or not.
             Ok(()) | Err(TaskError::Late { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -244,7 +341,7 @@ impl App {
     }
 }
 
-fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
+fn store_config(timing: &Timing, limits: &Limits, kubernetes: bool) -> StoreConfig {
     StoreConfig {
         limits: limits.store,
         patience: Patience {
@@ -252,5 +349,6 @@ fn store_config(timing: &Timing, limits: &Limits) -> StoreConfig {
             hold: timing.lost,
             start: timing.start,
         },
+        kubernetes,
     }
 }

@@ -1,7 +1,7 @@
 //! What was typed: flags and their environment variables. What it means is [`crate::config`]'s affair.
 
 use {
-    clap::Parser,
+    clap::{Parser, ValueEnum},
     healthscope_service::{build, telemetry::LogFormat},
     std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration},
 };
@@ -14,8 +14,49 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:7575";
 #[command(name = "healthscope-aggregator", version = version(), max_term_width = 100)]
 pub struct Args {
     /// File or directory with HealthScopes (and Components, which agents read); changes apply without a restart.
-    #[arg(long, env = "HEALTHSCOPE_CONFIG", value_name = "FILE_OR_DIR")]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_CONFIG",
+        value_name = "FILE_OR_DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub config: Option<PathBuf>,
+    /// Serve the HealthScopes of a Kubernetes cluster: the one that this runs in, or that of the kubeconfig.
+    #[arg(long, env = "HEALTHSCOPE_KUBERNETES")]
+    pub kubernetes: bool,
+    /// Namespace of the Lease by which replicas agree who serves; otherwise that of the service account or kubeconfig.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_NAMESPACE",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    pub namespace: Option<String>,
+    /// Name of the pod that this runs in; otherwise the host's name.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_POD_NAME",
+        value_name = "NAME",
+        requires = "kubernetes"
+    )]
+    pub pod_name: Option<String>,
+    /// Host and port at which agents reach this very replica; others send them there while it serves.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_ADVERTISE",
+        value_name = "HOST:PORT",
+        requires = "kubernetes"
+    )]
+    pub advertise: Option<String>,
+    /// Name that the certificate has, for agents that other replicas send here; otherwise the host of --advertise.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_SERVER_NAME",
+        value_name = "NAME",
+        requires = "advertise"
+    )]
+    pub server_name: Option<String>,
     /// Address and port to listen on, for agents, the page and the API alike.
     #[arg(long, env = "HEALTHSCOPE_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
@@ -28,6 +69,10 @@ pub struct Args {
     /// File with the token that agents and readers must show; needed off loopback.
     #[arg(long, env = "HEALTHSCOPE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// How readers of the page and the API prove who they are: with a token of the cluster, and then they see what RBAC
+    /// lets them see; with the one of --token-file; or not at all. By default with what there is.
+    #[arg(long, env = "HEALTHSCOPE_AUTH", value_name = "HOW")]
+    pub auth: Option<AuthMode>,
     /// Serve without TLS on an address that other machines reach. The token then crosses the network readable.
     #[arg(long, env = "HEALTHSCOPE_ALLOW_PLAINTEXT")]
     pub allow_plaintext: bool,
@@ -51,6 +96,17 @@ pub struct Args {
     /// What is logged: a level, or target=level pairs [env: HEALTHSCOPE_LOG].
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// How readers prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuthMode {
+    /// Tokens of the cluster.
+    Kubernetes,
+    /// The token of `--token-file`.
+    Token,
+    /// Nothing.
+    None,
 }
 
 fn version() -> &'static str {

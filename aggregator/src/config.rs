@@ -4,14 +4,20 @@
 //! `healthscope up` feeds the same aggregator from wherever it has it.
 
 use {
-    crate::{args::Args, declared::Declared},
-    healthscope_core::event,
+    crate::{
+        args::{Args, AuthMode},
+        declared::Declared,
+        identity::{Identity, readers::Readers},
+        kubernetes::{Kubernetes, KubernetesError, Place},
+    },
+    healthscope_core::{event, owner::Address},
     healthscope_service::{
         config_files::Loaded,
         tls::{self, TlsError},
         token::{self, Secret, TokenError},
     },
     healthscope_shared::session::peer,
+    kube::Client,
     std::{net::SocketAddr, sync::Arc, time::Duration},
     tokio::sync::watch,
 };
@@ -29,18 +35,54 @@ pub struct Config {
     pub listen: SocketAddr,
     /// TLS, or plaintext.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// What agents and readers must show; needed off loopback.
-    pub token: Option<Secret>,
+    /// How agents prove who they are; needed off loopback.
+    pub agents: AgentAuth,
+    /// How readers prove who they are; needed off loopback, unless said otherwise.
+    pub readers: ReaderAuth,
     /// Whether plaintext off loopback is meant.
     pub allow_plaintext: bool,
     /// Host names under which browsers may use the page, besides addresses and localhost.
     pub allowed_hosts: Vec<String>,
-    /// The declared objects, now and as they change.
-    pub declared: watch::Receiver<Loaded<Declared>>,
+    /// Where HealthScopes come from.
+    pub source: Source,
     /// Deadlines and periods.
     pub timing: Timing,
     /// Counts.
     pub limits: Limits,
+}
+
+/// Where HealthScopes come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Files declare them, now and as they change.
+    Files(watch::Receiver<Loaded<Declared>>),
+    /// They are objects of a Kubernetes cluster, and so are their members.
+    Kubernetes(Kubernetes),
+}
+
+/// How agents prove who they are.
+#[derive(Clone, Debug)]
+pub enum AgentAuth {
+    /// Not at all.
+    Open,
+    /// By one token that all of them share.
+    Token(Secret),
+    /// Each by the token of its pod, which says who it is.
+    Kubernetes(Arc<Identity>),
+}
+
+/// How readers prove who they are, and with it what they may see.
+#[derive(Clone, Debug)]
+pub enum ReaderAuth {
+    /// Not at all: whoever reaches the aggregator sees everything.
+    Open {
+        /// Whether that is meant off loopback too, where something else keeps strangers out.
+        is_meant: bool,
+    },
+    /// By one token that all of them share and that shows everything.
+    Token(Secret),
+    /// Each by a token that the cluster's API server takes; they see and do what RBAC allows them.
+    Kubernetes(Arc<Readers>),
 }
 
 /// Deadlines and periods; tests make them short.
@@ -64,6 +106,9 @@ pub struct Timing {
     pub start: Duration,
     /// After an unexpected end agents come back spread over this time.
     pub spread: Duration,
+    /// Sessions end spread over this time after the token that opened them: the tokens of pods that were started together
+    /// end together.
+    pub renewal: Duration,
     /// How often a comment keeps an idle stream of events open.
     pub stream_heartbeat: Duration,
     /// How long shutdown may take in all.
@@ -82,6 +127,7 @@ impl Default for Timing {
             lost: Duration::from_secs(10),
             start: Duration::from_secs(30),
             spread: Duration::from_secs(2),
+            renewal: Duration::from_secs(300),
             stream_heartbeat: Duration::from_secs(10),
             shutdown: Duration::from_secs(2),
         }
@@ -138,9 +184,21 @@ pub enum ConfigError {
         "{0} is reached by other machines: give --token-file with the token that agents and readers must show"
     )]
     NoToken(SocketAddr),
+    /// Readers are to show a token that there is not.
+    #[error("--auth=token takes --token-file with the token that readers must show")]
+    AuthWithoutToken,
+    /// Readers are to show tokens of a cluster that there is not.
+    #[error("--auth=kubernetes takes a cluster: run in one, or with a kubeconfig")]
+    NoCluster,
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
+    /// Agents could not be sent there.
+    #[error("--advertise {0:?} is not HOST:PORT, or --server-name is no host name")]
+    Advertise(String),
+    /// The cluster cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
     /// The certificate or its key cannot be used.
     #[error("cannot serve TLS")]
     Tls(#[from] TlsError),
@@ -149,33 +207,68 @@ pub enum ConfigError {
     Token(#[from] TokenError),
 }
 
+/// What this process is called in its cluster, as far as it was told.
+///
+/// # Errors
+/// When the address cannot be one.
+pub fn place(args: &Args) -> Result<Place, ConfigError> {
+    let address = match &args.advertise {
+        None => None,
+        Some(address) => {
+            let host = address
+                .rsplit_once(':')
+                .map_or(address.as_str(), |(host, _)| host);
+            let server_name = args.server_name.as_deref().unwrap_or(host);
+            let written = Address::written(address, server_name);
+            Some(written.ok_or_else(|| ConfigError::Advertise(address.clone()))?)
+        }
+    };
+    Ok(Place {
+        namespace: args.namespace.clone(),
+        pod: args.pod_name.clone(),
+        address,
+    })
+}
+
 impl Config {
     /// An aggregator for this machine alone, everything else by default.
     #[must_use]
-    pub fn new(listen: SocketAddr, declared: watch::Receiver<Loaded<Declared>>) -> Self {
+    pub fn new(listen: SocketAddr, source: Source) -> Self {
         Self {
             listen,
             tls: None,
-            token: None,
+            agents: AgentAuth::Open,
+            readers: ReaderAuth::Open { is_meant: false },
             allow_plaintext: false,
             allowed_hosts: Vec::new(),
-            declared,
+            source,
             timing: Timing::default(),
             limits: Limits::default(),
         }
     }
 
-    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches.
+    /// Reads the files that the arguments name, besides `--config` itself, which the caller watches. `cluster` says who
+    /// readers are unless the arguments say otherwise.
     ///
     /// # Errors
     /// When a file cannot be used or the arguments contradict each other.
-    pub fn from_args(args: Args, declared: watch::Receiver<Loaded<Declared>>) -> Result<Self, ConfigError> {
+    pub fn from_args(args: Args, source: Source, cluster: Option<Client>) -> Result<Self, ConfigError> {
+        let cluster = match &source {
+            Source::Files(_) => cluster,
+            Source::Kubernetes(kubernetes) => Some(kubernetes.client.clone()),
+        };
         let Args {
             config: _,
+            kubernetes: _,
+            namespace: _,
+            pod_name: _,
+            advertise: _,
+            server_name: _,
             listen,
             tls_cert,
             tls_key,
             token_file,
+            auth,
             allow_plaintext,
             allowed_hosts,
             heartbeat,
@@ -187,13 +280,29 @@ impl Config {
             (Some(certificate), Some(key)) => Some(tls::server_config(&certificate, &key)?),
             (Some(_), None) | (None, Some(_) | None) => None,
         };
+        let token = token_file.as_deref().map(token::read).transpose()?;
+        let readers = match (auth, &token, cluster) {
+            (Some(AuthMode::None), _, _) => ReaderAuth::Open { is_meant: true },
+            (Some(AuthMode::Kubernetes), _, None) => return Err(ConfigError::NoCluster),
+            (Some(AuthMode::Kubernetes) | None, _, Some(cluster)) => {
+                ReaderAuth::Kubernetes(Readers::new(cluster))
+            }
+            (Some(AuthMode::Token), None, _) => return Err(ConfigError::AuthWithoutToken),
+            (Some(AuthMode::Token) | None, Some(token), _) => ReaderAuth::Token(token.clone()),
+            (None, None, None) => ReaderAuth::Open { is_meant: false },
+        };
+        let agents = match &source {
+            Source::Files(_) => token.map_or(AgentAuth::Open, AgentAuth::Token),
+            Source::Kubernetes(kubernetes) => AgentAuth::Kubernetes(Identity::new(kubernetes.client.clone())),
+        };
         let config = Self {
             listen,
             tls,
-            token: token_file.as_deref().map(token::read).transpose()?,
+            agents,
+            readers,
             allow_plaintext,
             allowed_hosts,
-            declared,
+            source,
             timing: Timing {
                 heartbeat,
                 ..Timing::default()
@@ -221,7 +330,9 @@ impl Config {
         if self.tls.is_none() && !self.allow_plaintext {
             return Err(ConfigError::Plaintext(self.listen));
         }
-        if self.token.is_none() {
+        let is_open = matches!(self.agents, AgentAuth::Open)
+            || matches!(self.readers, ReaderAuth::Open { is_meant: false });
+        if is_open {
             return Err(ConfigError::NoToken(self.listen));
         }
         Ok(())
@@ -239,7 +350,7 @@ mod tests {
             problems: None,
         });
         drop(sender);
-        Config::new(listen.parse().unwrap(), receiver)
+        Config::new(listen.parse().unwrap(), Source::Files(receiver))
     }
 
     #[test]
@@ -264,7 +375,9 @@ mod tests {
             config.allow_plaintext = true;
             let no_token = config.check().unwrap_err();
             assert!(no_token.to_string().contains("--token-file"), "{no_token}");
-            config.token = Some(Secret::new("hush"));
+            config.agents = AgentAuth::Token(Secret::new("hush"));
+            assert!(config.check().is_err(), "readers could do without");
+            config.readers = ReaderAuth::Token(Secret::new("hush"));
             config.check().unwrap();
         }
     }

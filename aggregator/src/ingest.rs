@@ -5,17 +5,22 @@
 use {
     crate::{
         bus::StoreSender,
-        config::Timing,
-        mailbox::{NoSession, Sessions},
+        config::{AgentAuth, Timing},
+        identity::{PodIdentity, Refused},
+        kubernetes::role::Role,
+        mailbox::{Leave, NoSession, Sessions},
         metrics::AgentMetrics,
-        site::{From, access::Access, problem::Problem},
+        site::{From, access::bearer, problem::Problem},
     },
     axum::{
         body::Body,
         response::{IntoResponse, Response},
     },
     healthscope_service::tasks::Tasks,
-    healthscope_shared::{session::peer, wire},
+    healthscope_shared::{
+        session::peer,
+        wire::{self, Redirect},
+    },
     http::{
         HeaderMap, Method, Request, StatusCode, Version,
         header::{
@@ -24,20 +29,31 @@ use {
         },
     },
     hyper::body::Incoming,
-    std::sync::Arc,
+    std::{sync::Arc, time::Duration},
+    tokio::sync::watch,
     tokio_tungstenite::tungstenite::handshake::derive_accept_key,
+    tokio_util::sync::CancellationToken,
 };
 
+pub(crate) mod quota;
 mod session;
 mod socket;
+
+use {
+    quota::{Counted, Quota},
+    session::Guest,
+};
 
 /// Length of `Sec-WebSocket-Key`: 16 bytes in base64 (RFC 6455, 4.1).
 const KEY_LENGTH: usize = 24;
 
-/// Takes agents in.
+/// Takes agents in, or sends them where they are taken in.
 pub(crate) struct Ingest {
-    pub(crate) access: Arc<Access>,
+    pub(crate) auth: AgentAuth,
+    pub(crate) quota: Arc<Quota>,
     pub(crate) store: StoreSender,
+    /// Whether agents are taken in, or sent to the replica that does.
+    pub(crate) role: watch::Receiver<Role>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) timing: Timing,
     pub(crate) limits: peer::Limits,
@@ -47,19 +63,20 @@ pub(crate) struct Ingest {
 
 impl Ingest {
     /// Answers a request for [`wire::PATH`]: 101, and the connection becomes a session; or a problem.
-    pub(crate) fn upgrade(self: &Arc<Self>, from: From, request: Request<Incoming>) -> Response {
-        self.try_upgrade(from, request).unwrap_or_else(|problem| {
+    pub(crate) async fn upgrade(self: &Arc<Self>, from: From, request: Request<Incoming>) -> Response {
+        self.try_upgrade(from, request).await.unwrap_or_else(|problem| {
             self.metrics.refused_handshakes.inc();
             problem.into_response()
         })
     }
 
-    fn try_upgrade(
+    async fn try_upgrade(
         self: &Arc<Self>,
         from: From,
         mut request: Request<Incoming>,
     ) -> Result<Response, Problem> {
-        let key = check_handshake(&request, &self.access)?;
+        let key = check_handshake(&request)?;
+        let guest = self.check_identity(request.headers()).await?;
         let open = self.sessions.open().map_err(|reason| match reason {
             NoSession::Full => Problem::unavailable(
                 "as many agents are connected as --max-agents allows; try again later",
@@ -72,10 +89,9 @@ impl Ingest {
         let upgrade = hyper::upgrade::on(&mut request);
         let ingest = self.clone();
         // The name comes without the peer: a hundred thousand names would be most of what the list of tasks holds.
-        self.tasks.spawn_small(
-            "session",
-            async move { ingest.converse(from, upgrade, open).await },
-        );
+        self.tasks.spawn_small("session", async move {
+            ingest.converse(from, upgrade, open, guest).await;
+        });
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -88,10 +104,89 @@ impl Ingest {
         );
         Ok(response)
     }
+
+    /// Who wants to be let in; nobody in particular where agents share a token or need none.
+    async fn check_identity(&self, headers: &HeaderMap) -> Result<Option<Guest>, Problem> {
+        match &self.auth {
+            AgentAuth::Open => Ok(None),
+            AgentAuth::Token(token) => {
+                let is_known = bearer(headers).is_some_and(|candidate| token.matches(candidate));
+                if is_known { Ok(None) } else { Err(unauthorized()) }
+            }
+            AgentAuth::Kubernetes(identity) => {
+                let token = bearer(headers).and_then(|token| std::str::from_utf8(token).ok());
+                let verified = identity.verify(token.unwrap_or_default()).await;
+                let counted = verified.and_then(|identity| {
+                    let counted: Counted = self.quota.count(&identity)?;
+                    Ok((identity, counted))
+                });
+                let (identity, counted): (PodIdentity, _) = counted.map_err(|refused| {
+                    self.metrics.refused_identity(refused);
+                    tracing::debug!(%refused, "an agent's identity was refused");
+                    refuse(refused)
+                })?;
+                Ok(Some(Guest::new(identity, counted, self.timing.renewal)))
+            }
+        }
+    }
+}
+
+/// What an agent gets whose identity was refused.
+fn refuse(refused: Refused) -> Problem {
+    if refused.is_temporary() {
+        return Problem::unavailable(refused.to_string(), "5");
+    }
+    Problem::new(StatusCode::UNAUTHORIZED, refused.to_string()).header(
+        WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"healthscope\", error=\"invalid_token\""),
+    )
+}
+
+/// Sends the agents away whenever this replica is not the owner any more: to the one that is when it is known, otherwise
+/// to whatever answers when they come back. Nothing is acknowledged to them from then on, so that they tell it again.
+///
+/// A session that says hello later is sent away by itself.
+pub(crate) async fn follow(
+    mut role: watch::Receiver<Role>,
+    sessions: Arc<Sessions>,
+    spread: Duration,
+    shutdown: CancellationToken,
+) {
+    loop {
+        // Both are cancel-safe.
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            Ok(()) = role.changed() => {}
+            // The role cannot change any more.
+            else => {
+                shutdown.cancelled().await;
+                return;
+            }
+        }
+        let leave = elsewhere(&role.borrow_and_update(), spread, spread);
+        if let Some(leave) = leave {
+            sessions.send_away(&leave);
+        }
+    }
+}
+
+/// Where an agent belongs that cannot stay here; `None` when it can. `spread` is for the way to the owner, `patience`
+/// for coming back.
+fn elsewhere(role: &Role, spread: Duration, patience: Duration) -> Option<Leave> {
+    match role {
+        Role::Owner => None,
+        Role::Standby { owner: Some(owner) } => Some(Leave::To(Arc::new(Redirect {
+            address: owner.address.clone(),
+            server_name: Some(owner.server_name.clone()),
+            spread_ms: u64::try_from(spread.as_millis()).unwrap_or(u64::MAX),
+        }))),
+        Role::Standby { owner: None } => Some(Leave::Back(patience)),
+    }
 }
 
 /// Checks a request for a session and returns its `Sec-WebSocket-Key`.
-fn check_handshake<B>(request: &Request<B>, access: &Access) -> Result<HeaderValue, Problem> {
+fn check_handshake<B>(request: &Request<B>) -> Result<HeaderValue, Problem> {
     let headers = request.headers();
     if request.method() != Method::GET {
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "agents connect with GET");
@@ -103,9 +198,6 @@ fn check_handshake<B>(request: &Request<B>, access: &Access) -> Result<HeaderVal
             StatusCode::FORBIDDEN,
             "this is for agents, not for pages; pages read /api/v1/stream",
         ));
-    }
-    if !access.is_open() && !access.has_bearer(headers) {
-        return Err(unauthorized());
     }
     let is_websocket = request.version() == Version::HTTP_11
         && has_word(headers, CONNECTION, "upgrade")

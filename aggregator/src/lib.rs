@@ -7,13 +7,14 @@ pub mod app;
 pub mod args;
 pub mod config;
 pub mod declared;
+pub mod identity;
+pub mod kubernetes;
 
 mod api;
 mod bus;
 mod clock;
 mod dashboard;
 mod ingest;
-mod kubernetes;
 mod listen;
 mod mailbox;
 mod metrics;

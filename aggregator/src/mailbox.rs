@@ -8,7 +8,7 @@ use {
     healthscope_core::event::SessionId,
     healthscope_shared::{
         session::MAX_RUNS,
-        wire::{RunProbe, Seq},
+        wire::{Redirect, RunProbe, Seq},
     },
     std::{
         collections::HashMap,
@@ -32,12 +32,21 @@ pub(crate) struct Mail {
     pub(crate) evict: bool,
     /// The store does not take this, and the session must end: close code and reason.
     pub(crate) end: Option<(u16, String)>,
-    /// The aggregator is about to stop.
-    pub(crate) drain: Option<Duration>,
+    /// The agent cannot stay here.
+    pub(crate) leave: Option<Leave>,
     /// Runs that somebody waits for; at most [`MAX_RUNS`].
     pub(crate) runs: Vec<RunProbe>,
     /// Runs that nobody waits for any more; at most [`MAX_RUNS`].
     pub(crate) forgotten: Vec<u64>,
+}
+
+/// Where an agent goes that cannot stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It comes back within this time, to whatever answers then.
+    Back(Duration),
+    /// It goes to the aggregator that serves it.
+    To(Arc<Redirect>),
 }
 
 impl Mail {
@@ -48,7 +57,7 @@ impl Mail {
             resync,
             evict,
             end,
-            drain,
+            leave,
             runs,
             forgotten,
         } = self;
@@ -57,7 +66,7 @@ impl Mail {
             && !resync
             && !evict
             && end.is_none()
-            && drain.is_none()
+            && leave.is_none()
             && runs.is_empty()
             && forgotten.is_empty()
     }
@@ -200,13 +209,15 @@ impl Sessions {
 
     /// Lets nobody in any more, and asks everybody to come back within `spread`.
     pub(crate) fn drain(&self, spread: Duration) {
-        let open: Vec<_> = {
-            let mut inner = self.lock();
-            inner.draining = true;
-            inner.open.values().cloned().collect()
-        };
+        self.lock().draining = true;
+        self.send_away(&Leave::Back(spread));
+    }
+
+    /// Asks everybody who is in to leave; others may come in as before.
+    pub(crate) fn send_away(&self, leave: &Leave) {
+        let open: Vec<_> = self.lock().open.values().cloned().collect();
         for mailbox in open {
-            mailbox.put(|mail| mail.drain = Some(spread));
+            mailbox.put(|mail| mail.leave = Some(leave.clone()));
         }
     }
 
@@ -269,7 +280,8 @@ mod tests {
         drop(first);
         let third = sessions.open().unwrap();
         sessions.drain(Duration::from_secs(1));
-        assert!(third.mailbox.try_take().unwrap().drain.is_some());
+        let spread = Leave::Back(Duration::from_secs(1));
+        assert_eq!(third.mailbox.try_take().unwrap().leave, Some(spread));
         drop(third);
         assert_eq!(sessions.open().unwrap_err(), NoSession::Draining);
         assert_eq!(sessions.len(), 1);

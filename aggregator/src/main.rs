@@ -3,7 +3,13 @@
 use {
     anyhow::Context,
     clap::Parser,
-    healthscope_aggregator::{App, Config, args::Args, declared},
+    healthscope_aggregator::{
+        App, Config,
+        args::{Args, AuthMode},
+        config::{self, Source},
+        declared::{self, Declared},
+        kubernetes::Kubernetes,
+    },
     healthscope_service::{
         build,
         config_files::{INTERVAL, Watcher},
@@ -39,9 +45,28 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(version = build::version(), "starting");
     let shutdown = Shutdown::new();
     shutdown::signals(&shutdown)?;
-    let watcher =
-        Watcher::load(&args.config, INTERVAL, declared::read).context("cannot use the configuration")?;
-    let config = Config::from_args(args, watcher.subscribe())?;
+    match &args.config {
+        Some(path) => {
+            let watcher =
+                Watcher::load(path, INTERVAL, declared::read).context("cannot use the configuration")?;
+            serve_files(args, watcher, shutdown).await
+        }
+        None => {
+            let source = Source::Kubernetes(Kubernetes::infer(config::place(&args)?).await?);
+            let app = App::bind(Config::from_args(args, source, None)?)?;
+            Ok(app.run(shutdown).await?)
+        }
+    }
+}
+
+async fn serve_files(args: Args, watcher: Watcher<Declared>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let cluster = if args.auth == Some(AuthMode::Kubernetes) {
+        let client = kube::Client::try_default().await;
+        Some(client.context("cannot find the cluster that --auth=kubernetes takes")?)
+    } else {
+        None
+    };
+    let config = Config::from_args(args, Source::Files(watcher.subscribe()), cluster)?;
     let app = App::bind(config)?;
     let watching = tokio::spawn(watcher.run(shutdown.token()));
     app.run(shutdown.clone()).await?;

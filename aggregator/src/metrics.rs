@@ -4,6 +4,7 @@
 //! written from the newest snapshot by [`scopes`].
 
 use {
+    crate::identity::Refused,
     healthscope_core::view::{Change, TransitionView},
     healthscope_service::build,
     healthscope_shared::wire::close,
@@ -28,7 +29,7 @@ pub(crate) struct Metrics {
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
-    #[allow(dead_code, reason = "the application connects the writer")]
+    pub(crate) watches: WatchMetrics,
     pub(crate) writer: writer::WriterMetrics,
 }
 
@@ -49,6 +50,7 @@ impl Metrics {
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),
+            watches: WatchMetrics::new(&maker),
             writer: writer::WriterMetrics::new(&maker),
             registry,
         }
@@ -61,6 +63,33 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("writing to memory, and every family has a name and a metric");
         text
+    }
+}
+
+/// The watches of a Kubernetes API; all zero without one.
+#[derive(Clone)]
+pub(crate) struct WatchMetrics {
+    pub(crate) events: IntCounter,
+    pub(crate) restarts: IntCounter,
+    pub(crate) unreadable: IntCounter,
+}
+
+impl WatchMetrics {
+    fn new(maker: &Maker<'_>) -> Self {
+        Self {
+            events: maker.counter(
+                "watch_events_total",
+                "What watches of the Kubernetes API told the store.",
+            ),
+            restarts: maker.counter(
+                "watch_errors_total",
+                "Errors of lists and watches of the Kubernetes API, each followed by another attempt.",
+            ),
+            unreadable: maker.counter(
+                "watch_unreadable_objects_total",
+                "Objects that came by a watch and could not be read.",
+            ),
+        }
     }
 }
 
@@ -108,11 +137,12 @@ pub(crate) enum EndReason {
     Protocol,
     Refused,
     Drained,
+    Redirected,
     Slow,
 }
 
 impl EndReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Goodbye,
         Self::Lost,
         Self::Replaced,
@@ -120,6 +150,7 @@ impl EndReason {
         Self::Protocol,
         Self::Refused,
         Self::Drained,
+        Self::Redirected,
         Self::Slow,
     ];
 
@@ -144,6 +175,7 @@ impl EndReason {
             Self::Protocol => "protocol",
             Self::Refused => "refused",
             Self::Drained => "drained",
+            Self::Redirected => "redirected",
             Self::Slow => "slow",
         }
     }
@@ -156,6 +188,7 @@ pub(crate) struct AgentMetrics {
     pub(crate) opened: IntCounter,
     ended: IntCounterVec,
     pub(crate) refused_handshakes: IntCounter,
+    refused_identities: IntCounterVec,
     pub(crate) messages: IntCounter,
     pub(crate) transitions: IntCounter,
     pub(crate) states: IntCounter,
@@ -174,6 +207,14 @@ impl AgentMetrics {
         );
         for reason in EndReason::ALL {
             ended.with_label_values(&[reason.as_str()]);
+        }
+        let refused_identities = maker.counters(
+            "agent_identities_refused_total",
+            "Tokens of pods that were refused, by reason; always 0 where agents share a token.",
+            &["reason"],
+        );
+        for refused in Refused::ALL {
+            refused_identities.with_label_values(&[refused.as_str()]);
         }
         let records = maker.counters(
             "agent_records_total",
@@ -194,6 +235,7 @@ impl AgentMetrics {
                 "agent_handshakes_refused_total",
                 "Requests of agents that were answered with an error: no token, no subprotocol, too many agents.",
             ),
+            refused_identities,
             messages: maker.counter("agent_messages_total", "Messages taken in from agents."),
             transitions: records.with_label_values(&["transition"]),
             states: records.with_label_values(&["state"]),
@@ -202,6 +244,12 @@ impl AgentMetrics {
             removed: odd.with_label_values(&["removed"]),
             unknown: odd.with_label_values(&["unknown"]),
         }
+    }
+
+    pub(crate) fn refused_identity(&self, refused: Refused) {
+        self.refused_identities
+            .with_label_values(&[refused.as_str()])
+            .inc();
     }
 
     pub(crate) fn ended(&self, reason: EndReason) {

@@ -6,7 +6,8 @@
 use {
     crate::{
         config::Timing,
-        ingest::{Ingest, unauthorized},
+        identity::readers::Unavailable,
+        ingest::Ingest,
         metrics::{HttpMetrics, RouteClass},
     },
     axum::{
@@ -31,10 +32,17 @@ use {
 };
 
 pub(crate) mod access;
+pub(crate) mod cookie;
 pub(crate) mod host;
 pub(crate) mod problem;
+pub(crate) mod viewer;
 
-use {access::Access, host::AllowedHosts, problem::Problem};
+use {
+    access::{Access, bearer},
+    host::AllowedHosts,
+    problem::Problem,
+    viewer::Viewer,
+};
 
 /// The longest body taken: a token in a form, or an empty JSON object.
 const MAX_BODY: usize = 16 * 1024;
@@ -69,7 +77,7 @@ impl Site {
         let class = RouteClass::of(request.uri().path());
         let answering = async {
             if request.uri().path() == wire::PATH {
-                self.ingest.upgrade(from, request)
+                Box::pin(self.ingest.upgrade(from, request)).await
             } else {
                 Box::pin(self.answer_http(from, request))
                     .await
@@ -97,20 +105,26 @@ impl Site {
 
     async fn answer_http(&self, from: From, request: Request<Incoming>) -> Result<Response, Problem> {
         let class = RouteClass::of(request.uri().path());
-        let has_bearer = self.access.has_bearer(request.headers());
-        if class != RouteClass::Health {
-            // Whoever shows the token in a header is no page of a stranger, whatever name it came by.
-            if !has_bearer {
+        let viewer = if class == RouteClass::Health {
+            None
+        } else {
+            let by_bearer = self.access.by_bearer(request.headers()).await;
+            // Whoever shows a token in a header is no page of a stranger, whatever name it came by.
+            if !matches!(by_bearer, Ok(Some(_))) {
                 self.check_host(&request)?;
             }
-            if let Err(problem) = self.check_access(&request, class, has_bearer) {
-                return if class == RouteClass::Page && wants_page(request.headers()) {
-                    Ok(see_other(&sign_in_path(request.uri())))
-                } else {
-                    Err(problem)
-                };
+            match self.check_access(&request, class, by_bearer).await {
+                Ok(viewer) => viewer,
+                Err(problem) => {
+                    let is_unknown = problem.status() == StatusCode::UNAUTHORIZED;
+                    return if is_unknown && class == RouteClass::Page && wants_page(request.headers()) {
+                        Ok(see_other(&sign_in_path(request.uri())))
+                    } else {
+                        Err(problem)
+                    };
+                }
             }
-        }
+        };
         if request.method() != Method::GET && request.method() != Method::HEAD {
             check_origin(&request)?;
         }
@@ -118,6 +132,9 @@ impl Site {
         let mut router = self.router.clone();
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(from);
+        if let Some(viewer) = viewer {
+            parts.extensions.insert(viewer);
+        }
         let routed = router.call(Request::from_parts(parts, body));
         Ok(routed.await.into_response())
     }
@@ -136,18 +153,30 @@ impl Site {
         ))
     }
 
-    fn check_access<B>(
+    /// Whom the answer is for; nobody in particular where everybody may read it.
+    async fn check_access<B>(
         &self,
         request: &Request<B>,
         class: RouteClass,
-        has_bearer: bool,
-    ) -> Result<(), Problem> {
-        let is_open = self.access.is_open()
-            || has_bearer
-            || class == RouteClass::Asset
-            || matches!(request.uri().path(), "/login" | "/logout")
-            || self.access.has_session(request.headers(), SystemTime::now());
-        if is_open { Ok(()) } else { Err(unauthorized()) }
+        by_bearer: Result<Option<Viewer>, Unavailable>,
+    ) -> Result<Option<Viewer>, Problem> {
+        let is_for_everybody = class == RouteClass::Asset
+            || matches!(request.uri().path(), "/login" | "/logout" | "/openapi.json");
+        if is_for_everybody {
+            return Ok(None);
+        }
+        let headers = request.headers();
+        let viewer = match by_bearer? {
+            Some(viewer) => Some(viewer),
+            // A token that does not count is an error even beside a cookie that does, but for where nobody needs one.
+            None if bearer(headers).is_some() && !self.access.is_open() => None,
+            None => self.access.by_cookie(headers, SystemTime::now()),
+        };
+        let viewer = viewer.ok_or_else(|| self.access.unauthorized(headers))?;
+        if class == RouteClass::Metrics {
+            viewer.check_path(request.uri().path()).await?;
+        }
+        Ok(Some(viewer))
     }
 
     /// Reads the body whole, so that no handler can be kept waiting by a client.

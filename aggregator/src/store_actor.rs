@@ -77,7 +77,7 @@ pub(crate) struct StoreActor {
     declared: watch::Receiver<Loaded<Declared>>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     deltas: broadcast::Sender<Arc<Delta>>,
-    configured: Condition,
+    configured: Option<Condition>,
     metrics: StoreMetrics,
     max_pending: usize,
     /// Runs that are waited for, by request.
@@ -94,8 +94,8 @@ pub(crate) struct Ends {
     pub(crate) declared: watch::Receiver<Loaded<Declared>>,
     pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(crate) deltas: broadcast::Sender<Arc<Delta>>,
-    /// Holds once the first configuration is applied.
-    pub(crate) configured: Condition,
+    /// Holds once the first configuration of files is applied; `None` where nothing comes from files.
+    pub(crate) configured: Option<Condition>,
     pub(crate) metrics: StoreMetrics,
     /// Runs that may be waited for at once.
     pub(crate) max_pending: usize,
@@ -215,12 +215,18 @@ impl StoreActor {
             | Event::Alive { session }
             | Event::Goodbye { session }
             | Event::Closed { session } => Some(*session),
-            Event::Configured(_) | Event::Forget { .. } | Event::Tick => None,
+            Event::Configured(_) | Event::Cluster(_) | Event::Forget { .. } | Event::Tick => None,
         };
         if let Event::Closed { session } = event {
             self.fail_runs_of(session);
         }
         let answer = self.store.apply(now, event);
+        for gone in self.store.take_evicted() {
+            self.sessions.tell(gone, |mail| {
+                mail.end = Some((code::NORMAL, "the pod is gone".to_owned()));
+            });
+            self.fail_runs_of(gone);
+        }
         let Some(session) = session else { return };
         match answer {
             Answer::Done | Answer::UnknownSession => {}
@@ -315,7 +321,9 @@ impl StoreActor {
         let answer = self.store.apply(now, Event::Configured(configuration));
         debug_assert_eq!(answer, Answer::Done, "a configuration has nobody to answer to");
         self.metrics.configurations.inc();
-        self.configured.ready();
+        if let Some(configured) = &self.configured {
+            configured.ready();
+        }
     }
 
     fn publish(&mut self, now: Now) {
@@ -354,7 +362,9 @@ async fn sleep_until(due: Option<Instant>) {
 
 const fn close_code(refusal: &Refusal) -> u16 {
     match refusal {
-        Refusal::TooManyAgents { .. } | Refusal::TooManyProbesInAll { .. } => code::TRY_LATER,
+        Refusal::TooManyAgents { .. } | Refusal::TooManyProbesInAll { .. } | Refusal::UnknownPod { .. } => {
+            code::TRY_LATER
+        }
         Refusal::TooManyInstances { .. }
         | Refusal::TooManyProbes { .. }
         | Refusal::DuplicateInstance { .. }
@@ -370,6 +380,7 @@ fn configuration(declared: &Declared) -> Configuration {
             .iter()
             .map(|DeclaredScope { object, effective: _ }| Arc::new(object.clone()))
             .collect(),
+        unreadable: Vec::new(),
         components: components
             .iter()
             .map(|component| {

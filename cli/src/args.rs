@@ -1,7 +1,11 @@
 //! What can be typed. Nothing here does anything; each command's own module turns its arguments into what is meant.
 
 use {
-    clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum},
+    crate::failure::Failure,
+    clap::{
+        ArgMatches, Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+        parser::ValueSource,
+    },
     clap_complete::Shell,
     healthscope_service::build,
     std::{ffi::OsString, path::PathBuf, sync::LazyLock},
@@ -10,8 +14,16 @@ use {
 /// Where the command line looks for an aggregator when nobody says otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "127.0.0.1:7575";
 
+/// Where HealthScope is installed when nobody says otherwise.
+const AGGREGATOR_NAMESPACE: &str = "healthscope-system";
+/// How the aggregator's pods are labelled there.
+const AGGREGATOR_SELECTOR: &str = "app.kubernetes.io/name=healthscope,app.kubernetes.io/component=aggregator";
+
 /// As a kubectl plugin the program is called this, and says so in its help.
 const PLUGIN: &str = "kubectl-healthscope";
+
+/// kubectl runs this program to complete what is typed after the plugin's name.
+const COMPLETER: &str = "kubectl_complete-healthscope";
 
 static VERSION: LazyLock<String> = LazyLock::new(build::version);
 
@@ -28,6 +40,12 @@ Examples:
   healthscope up shop.yaml                your own file under watch
   healthscope get scopes                  the verdicts
   healthscope why shop                    down to the failing check and what it printed
+  kubectl healthscope why shop            the same in a Kubernetes cluster
+
+Who is asked: called as kubectl healthscope, or with --kubernetes, --context or --kubeconfig, the cluster of the
+kubeconfig; otherwise the aggregator that --server or HEALTHSCOPE_SERVER names. A --server that is typed wins for
+kubectl healthscope too. In a cluster, verdicts are read from the HealthScope objects; what checks printed comes
+from an aggregator's pod by port-forward with your own token, and when that cannot be had, the reason is said.
 
 'healthscope COMMAND --help' has the options of a command and an example.
 Exit codes: 0 yes (found, available, valid), 1 no or an error, 2 a command line that cannot be meant."
@@ -44,7 +62,9 @@ pub(crate) struct Args {
 pub(crate) struct Global {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Namespace of the scopes and components
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesArgs,
+    /// Namespace of the scopes and components [default: default, or that of the kubeconfig's context]
     #[arg(
         short,
         long,
@@ -53,6 +73,42 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) namespace: Option<String>,
+}
+
+/// Which cluster is asked, and where its aggregator is.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct KubernetesArgs {
+    /// Ask a Kubernetes cluster, as `kubectl healthscope` does; --context and --kubeconfig imply it
+    #[arg(long, global = true, help_heading = "Kubernetes options")]
+    pub(crate) kubernetes: bool,
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Kubernetes options")]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig file [default: $KUBECONFIG, or ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Kubernetes options")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Namespace that HealthScope is installed in
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAMESPACE",
+        env = "HEALTHSCOPE_AGGREGATOR_NAMESPACE",
+        hide_env_values = true,
+        default_value = AGGREGATOR_NAMESPACE,
+        help_heading = "Kubernetes options"
+    )]
+    pub(crate) aggregator_namespace: String,
+    /// Labels of the aggregator's pods
+    #[arg(
+        long,
+        global = true,
+        value_name = "SELECTOR",
+        env = "HEALTHSCOPE_AGGREGATOR_SELECTOR",
+        hide_env_values = true,
+        default_value = AGGREGATOR_SELECTOR,
+        help_heading = "Kubernetes options"
+    )]
+    pub(crate) aggregator_selector: String,
 }
 
 /// Which aggregator is asked, and how.
@@ -109,7 +165,7 @@ pub(crate) enum Command {
     Probe(ProbeArgs),
     /// Validate files, and show what they mean with every default filled in
     Check(CheckArgs),
-    /// Describe the fields of the files
+    /// Describe the fields of the files, and the words of verdicts
     Explain(ExplainArgs),
     /// Print the versions of this program and of the aggregator
     Version(VersionArgs),
@@ -166,6 +222,9 @@ pub(crate) struct GetArgs {
     /// Leave the headers out
     #[arg(long)]
     pub(crate) no_headers: bool,
+    /// Only scopes with these labels; in a cluster
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
 }
 
 /// `-A`.
@@ -334,10 +393,12 @@ Examples:
   healthscope explain healthscope
   healthscope explain healthscope.spec.policy
   healthscope explain component.spec.readinessProbe.httpGet
-  healthscope explain component --recursive")]
+  healthscope explain component --recursive
+  healthscope explain AgentLost
+  healthscope explain reasons")]
 pub(crate) struct ExplainArgs {
-    /// healthscope or component, then fields with dots
-    #[arg(value_name = "KIND[.FIELD...]", required = true)]
+    /// healthscope or component, then fields with dots; or a health or reason; or reasons, which lists these
+    #[arg(value_name = "KIND[.FIELD...]|WORD", required = true)]
     pub(crate) path: String,
     /// All fields below, with their types
     #[arg(long)]
@@ -383,15 +444,23 @@ pub(crate) enum Page {
     FileReference,
     /// docs/cli.md
     Cli,
+    /// charts/healthscope/crds/healthscopes.core.oam.dev.yaml
+    Crd,
 }
 
 impl Args {
     /// Reads the command line; prints help or a usage error and ends the process when that is what it asks for.
-    pub(crate) fn read() -> Self {
+    ///
+    /// Says also who is to be asked.
+    pub(crate) fn read() -> (Self, Result<Backend, Failure>) {
         let mut words = std::env::args_os();
         let program = words.next().unwrap_or_else(|| "healthscope".into());
         let matches = Self::invoked_as(&program).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let backend = Backend::choose(&program, &matches);
+        (
+            Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()),
+            backend,
+        )
     }
 
     /// The command line as it presents itself when it is called `program`.
@@ -400,6 +469,33 @@ impl Args {
         match name_of(program) {
             Name::Program => command,
             Name::Plugin => command.name(PLUGIN).bin_name("kubectl healthscope"),
+        }
+    }
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// An aggregator at an address.
+    Server,
+    /// The API server of a Kubernetes cluster.
+    Cluster,
+}
+
+impl Backend {
+    /// Decides by what was typed, then by how the program is called. `HEALTHSCOPE_SERVER` does not count as typed: it
+    /// must not turn `kubectl healthscope` away from the cluster.
+    fn choose(program: &OsString, matches: &ArgMatches) -> Result<Self, Failure> {
+        let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let cluster = ["context", "kubeconfig", "kubernetes"]
+            .into_iter()
+            .find(|id| is_typed(id));
+        match (is_typed("server"), cluster, name_of(program)) {
+            (true, Some(option), _) => Err(Failure::usage(format!(
+                "--server names an aggregator and --{option} asks a cluster; leave one of them out"
+            ))),
+            (true, None, _) | (false, None, Name::Program) => Ok(Self::Server),
+            (false, Some(_), _) | (false, None, Name::Plugin) => Ok(Self::Cluster),
         }
     }
 }
@@ -424,6 +520,14 @@ pub(crate) fn invocation() -> String {
 enum Name {
     Program,
     Plugin,
+}
+
+/// The words to complete, when kubectl calls this program for that.
+pub(crate) fn words_to_complete() -> Option<Vec<OsString>> {
+    let mut words = std::env::args_os();
+    let program = words.next()?;
+    let file = std::path::Path::new(&program).file_stem()?;
+    (file == COMPLETER).then(|| words.collect())
 }
 
 fn name_of(program: &OsString) -> Name {
@@ -459,6 +563,33 @@ mod tests {
                 "{help}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_typed_decides_who_is_asked_and_then_the_name_of_the_program() {
+        #[track_caller]
+        fn check(line: &str, expected: Result<Backend, &str>) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let program = words[0].into();
+            let matches = Args::invoked_as(&program).get_matches_from(words);
+            match (Backend::choose(&program, &matches), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{line}"),
+                (Err(Failure::Usage(found)), Err(expected)) => assert!(found.contains(expected), "{found}"),
+                (found, _) => panic!("{line}: {found:?}"),
+            }
+        }
+        check("healthscope get scopes", Ok(Backend::Server));
+        check("healthscope get scopes -n prod", Ok(Backend::Server));
+        check("healthscope get scopes -s host:1", Ok(Backend::Server));
+        check("healthscope get scopes --kubernetes", Ok(Backend::Cluster));
+        check("healthscope --context prod why shop", Ok(Backend::Cluster));
+        check("healthscope why shop --kubeconfig file", Ok(Backend::Cluster));
+        check("kubectl-healthscope get scopes", Ok(Backend::Cluster));
+        check("kubectl-healthscope get scopes -s host:1", Ok(Backend::Server));
+        check(
+            "kubectl-healthscope get scopes -s host:1 --context prod",
+            Err("--server names an aggregator and --context asks a cluster"),
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use {
     crate::{
         args::{self, ServerArgs},
+        cause::{self, MAX_DETAIL_BYTES},
         failure::Failure,
         server::Server,
         sse,
@@ -21,7 +22,7 @@ use {
     reqwest::{Response, StatusCode, Url, redirect},
     serde::{Deserialize, Serialize, de::DeserializeOwned},
     serde_json::Value,
-    std::{error::Error, io, time::Duration},
+    std::{net::SocketAddr, path::Path, time::Duration},
 };
 
 /// Longest answer read: a whole page of 10,000 components is a tenth of it.
@@ -30,8 +31,6 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long nothing may arrive of an answer. The aggregator sends a comment every ten seconds on an idle stream.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Longest part of an error's text that is shown.
-const MAX_DETAIL_BYTES: usize = 500;
 /// Objects asked for at once: the API's maximum.
 const PAGE: &str = "10000";
 
@@ -203,6 +202,14 @@ struct Problem {
     detail: String,
 }
 
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIME)
+        .read_timeout(SILENCE)
+        .user_agent(concat!("healthscope/", env!("CARGO_PKG_VERSION")))
+}
+
 impl Client {
     /// A client for the aggregator that the arguments name; connects to nothing yet.
     pub(crate) fn new(args: &ServerArgs) -> Result<Self, Failure> {
@@ -217,14 +224,6 @@ impl Client {
             .transpose()
             .map_err(|error| Failure::error(chain(&error)))?;
         let server = Server::parse(server, token.is_some()).map_err(Failure::usage)?;
-        let mut builder = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIME)
-            .read_timeout(SILENCE)
-            .user_agent(concat!("healthscope/", env!("CARGO_PKG_VERSION")));
-        if server.is_loopback() {
-            builder = builder.no_proxy();
-        }
         // Plain HTTP reads no trust store: a machine without one can still be asked.
         let tls = if server.is_tls() {
             let config = tls::client_config(ca.as_deref()).map_err(|error| Failure::error(chain(&error)))?;
@@ -235,11 +234,42 @@ impl Client {
                 .with_root_certificates(rustls::RootCertStore::empty())
                 .with_no_client_auth()
         };
+        let mut builder = builder();
+        if server.is_loopback() {
+            builder = builder.no_proxy();
+        }
         let http = builder
             .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| Failure::error(chain(&error)))?;
         Ok(Self { http, server, token })
+    }
+
+    /// A client for the aggregator that has a certificate for `host`, signed by an authority in `authorities`, and
+    /// that is reached through `tunnel` on this machine.
+    ///
+    /// The token goes only to a peer with that certificate.
+    pub(crate) fn through(
+        tunnel: SocketAddr,
+        host: &str,
+        authorities: &[u8],
+        token: token::Secret,
+    ) -> Result<Self, Failure> {
+        let server =
+            Server::parse(&format!("https://{host}:{}", tunnel.port()), true).map_err(Failure::error)?;
+        let tls = tls::client_config_from_pem(Path::new("of the aggregator"), authorities)
+            .map_err(|error| Failure::error(chain(&error)))?;
+        let http = builder()
+            .no_proxy()
+            .resolve(host, tunnel)
+            .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
+            .build()
+            .map_err(|error| Failure::error(chain(&error)))?;
+        Ok(Self {
+            http,
+            server,
+            token: Some(token),
+        })
     }
 
     /// For people: `http://127.0.0.1:7575`.
@@ -461,7 +491,7 @@ impl Client {
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
         let address = self.address();
-        if let Some(error) = certificate_error(error) {
+        if let Some(error) = cause::certificate(error) {
             let cause = certificate_words(error);
             return ClientError::Untrusted { address, cause };
         }
@@ -471,27 +501,6 @@ impl Client {
             program: args::program(),
         }
     }
-}
-
-/// An error and those below it, the deepest last.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), cause_of)
-}
-
-fn cause_of<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    let error = *error;
-    // An error of IO hides the one that it was made of, and names the cause of that as its own.
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-fn certificate_error(error: &reqwest::Error) -> Option<&rustls::CertificateError> {
-    causes(error).find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(error)) => Some(error),
-        Some(_) | None => None,
-    })
 }
 
 /// What is wrong with a certificate, for those who have not read X.509.
@@ -512,21 +521,11 @@ fn certificate_words(error: &rustls::CertificateError) -> String {
     }
 }
 
-/// What the system said, at the end of the chain of causes.
 fn plain_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let is_refused = |cause: &(dyn Error + 'static)| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    };
-    if causes(error).any(is_refused) {
-        return "connection refused".to_owned();
-    }
-    let last = causes(error).last().map(ToString::to_string);
-    one_line(&last.unwrap_or_default(), MAX_DETAIL_BYTES)
+    cause::words(error)
 }
 
 async fn read_body(mut response: Response) -> Result<Vec<u8>, String> {

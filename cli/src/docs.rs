@@ -1,4 +1,4 @@
-//! `healthscope docs`: pages of `docs/` that are made from the program, so that they cannot disagree with it.
+//! `healthscope docs`: files of the project that are made from the program, so that they cannot disagree with it.
 
 use {
     crate::{
@@ -8,6 +8,7 @@ use {
         terminal::Terminal,
     },
     clap::CommandFactory,
+    healthscope_crd::manifest,
 };
 
 /// Prints a page.
@@ -16,6 +17,7 @@ pub(crate) fn run(args: &DocsArgs, terminal: Terminal) -> Result<Answer, Failure
     let text = match page {
         Page::FileReference => file_reference(),
         Page::Cli => command_line(),
+        Page::Crd => custom_resource_definition(),
     };
     terminal.print(&text)?;
     Ok(Answer::Yes)
@@ -127,6 +129,12 @@ fn command_line() -> String {
     page
 }
 
+fn custom_resource_definition() -> String {
+    let crd =
+        serde_saphyr::to_string(&manifest::crd()).expect("a CustomResourceDefinition can be written as YAML");
+    format!("# Made from the types in shared/crd: cargo xtask crd\n{crd}")
+}
+
 fn help(command: clap::Command) -> String {
     let mut text = command.term_width(100).render_help().to_string();
     if !text.ends_with('\n') {
@@ -141,25 +149,33 @@ fn help(command: clap::Command) -> String {
 mod tests {
     use super::*;
 
-    /// Compares a committed page with what the program makes today.
+    /// Compares a committed file with what the program makes today.
     #[track_caller]
     fn check(file: &str, wanted: &str) {
-        let path = format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
         let found = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             found == wanted,
-            "docs/{file} is not what the program says: run `cargo xtask schema`"
+            "{file} is not what the program says: run `cargo xtask schema`"
         );
     }
 
     #[test]
     fn the_file_reference_is_current() {
-        check("file-reference.md", &file_reference());
+        check("docs/file-reference.md", &file_reference());
     }
 
     #[test]
     fn the_page_about_the_command_line_is_current() {
-        check("cli.md", &command_line());
+        check("docs/cli.md", &command_line());
+    }
+
+    #[test]
+    fn the_custom_resource_definition_is_current() {
+        check(
+            "charts/healthscope/crds/healthscopes.core.oam.dev.yaml",
+            &custom_resource_definition(),
+        );
     }
 
     #[test]

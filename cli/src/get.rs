@@ -1,15 +1,15 @@
-//! `healthscope get`: tables and objects of what the aggregator holds.
+//! `healthscope get`: tables and objects of what an aggregator or a cluster holds.
 //!
-//! With `-w` the whole list is asked for again whenever something changed, and the lines that look different are
-//! printed: a lost event cannot make the table wrong.
+//! With `-w` the newest list is looked at whenever something changed, and the lines that look different are printed: a
+//! lost event cannot make the table wrong.
 
 use {
     crate::{
         args::{GetArgs, GetOutput},
         client::{Client, ClientError, Interest},
         failure::{Answer, Failure},
-        follow::Follow,
         object,
+        source::{Scope, Selection, Source, SourceError, Wake},
         table::Table,
         terminal::Terminal,
     },
@@ -32,7 +32,7 @@ const BURST: Duration = Duration::from_millis(50);
 pub(crate) async fn run(
     args: &GetArgs,
     namespace: &Namespace,
-    client: &Client,
+    source: Source,
     terminal: Terminal,
 ) -> Result<Answer, Failure> {
     let GetArgs {
@@ -42,10 +42,21 @@ pub(crate) async fn run(
         output,
         watch,
         no_headers,
+        selector,
     } = args;
     let wanted = what::parse(what, names)?;
+    if selector.is_some() && !names.is_empty() {
+        return Err(Failure::usage("names and --selector exclude each other"));
+    }
+    // A cluster has objects for scopes alone; where others are wanted, all come from the same aggregator.
+    let source = if wanted.iter().all(|wanted| wanted.kind == Type::Scopes) {
+        source
+    } else {
+        Source::Server(source.aggregator().await?)
+    };
     let list = List {
-        client,
+        source: &source,
+        labels: selector.as_deref(),
         terminal,
         namespace: (!everywhere.all_namespaces).then_some(namespace),
         is_one: wanted.len() == 1 && wanted[0].names.len() == 1,
@@ -61,7 +72,8 @@ pub(crate) async fn run(
 }
 
 struct List<'a> {
-    client: &'a Client,
+    source: &'a Source,
+    labels: Option<&'a str>,
     terminal: Terminal,
     /// `None` means all.
     namespace: Option<&'a Namespace>,
@@ -116,12 +128,16 @@ impl List<'_> {
             probes: wanted.iter().any(|wanted| wanted.kind == Type::Probes),
             ..Interest::default()
         };
-        let mut follow = Follow::start(self.client, interest).await?;
+        let mut wake = Wake::start(self.source, interest, self.labels).await?;
         let mut shown: Vec<(BTreeMap<String, Row>, Option<Table>)> =
             wanted.iter().map(|_| Default::default()).collect();
         loop {
             for (wanted, (known, header)) in wanted.iter().zip(&mut shown) {
-                let rows = match self.fetch(wanted).await {
+                let fetched = match wake.scopes() {
+                    Some(scopes) => Ok(rows_of(scopes, wanted)),
+                    None => self.fetch(wanted).await,
+                };
+                let rows = match fetched {
                     Ok(rows) => rows,
                     // The connection is coming back; so will the list.
                     Err(error) if error.is_passing() && header.is_some() => continue,
@@ -129,7 +145,7 @@ impl List<'_> {
                 };
                 self.print_changes(wanted.kind, rows, known, header)?;
             }
-            follow.changed().await?;
+            wake.changed().await?;
             // What comes in a burst is asked for once.
             tokio::time::sleep(BURST).await;
         }
@@ -188,42 +204,38 @@ impl List<'_> {
     }
 
     /// All rows that are wanted, in the aggregator's order.
-    async fn fetch(&self, wanted: &Wanted) -> Result<Vec<Row>, ClientError> {
+    async fn fetch(&self, wanted: &Wanted) -> Result<Vec<Row>, SourceError> {
         let namespace = self.namespace;
-        let mut rows = match wanted.kind {
-            Type::Scopes => {
-                let views = self.client.scopes(namespace).await?;
-                let mut manifests = self.manifests().await?;
-                let place = |namespace: &str, name: &str| format!("{namespace}/{name}");
-                views
-                    .iter()
-                    .map(|view| {
-                        let manifest = manifests.remove(&place(view.namespace.as_str(), view.name.as_str()));
-                        row::scope(view, manifest)
-                    })
-                    .collect()
-            }
+        if wanted.kind == Type::Scopes {
+            let selection = Selection {
+                namespace,
+                names: &wanted.names,
+                labels: self.labels,
+                whole: self.wants_objects(),
+            };
+            return Ok(rows_of(self.source.scopes(selection).await?, wanted));
+        }
+        if self.labels.is_some() {
+            return Err(SourceError::NoLabels);
+        }
+        let client = self.source.aggregator().await?;
+        let mut rows: Vec<Row> = match wanted.kind {
+            Type::Scopes => Vec::new(),
             Type::Components => {
-                let list = self.client.components(namespace).await?;
+                let list = client.components(namespace).await?;
                 let mut rows: Vec<Row> = list.iter().map(row::component).collect();
-                self.complete(&mut rows, wanted).await?;
+                self.complete(&client, &mut rows, wanted).await?;
                 rows
             }
-            Type::Probes => self
-                .client
-                .probes(namespace)
-                .await?
-                .iter()
-                .map(row::probe)
-                .collect(),
-            Type::Agents => self.client.agents().await?.iter().map(row::agent).collect(),
+            Type::Probes => client.probes(namespace).await?.iter().map(row::probe).collect(),
+            Type::Agents => client.agents().await?.iter().map(row::agent).collect(),
         };
         rows.retain(|row| wanted.matches(&row.name));
         Ok(rows)
     }
 
     /// Adds instances and probes to components that were asked for by name, where whole objects are wanted.
-    async fn complete(&self, rows: &mut [Row], wanted: &Wanted) -> Result<(), ClientError> {
+    async fn complete(&self, client: &Client, rows: &mut [Row], wanted: &Wanted) -> Result<(), ClientError> {
         if !self.wants_objects() || wanted.names.is_empty() {
             return Ok(());
         }
@@ -231,7 +243,7 @@ impl List<'_> {
             let (Some(namespace), Ok(name)) = (&row.namespace, Name::new(&row.name)) else {
                 continue;
             };
-            match self.client.component(namespace, &name).await {
+            match client.component(namespace, &name).await {
                 Ok(view) => row.object = row::whole(&view),
                 // Of another kind, or gone meanwhile: the short form stays.
                 Err(ClientError::NotFound(_)) => {}
@@ -243,23 +255,6 @@ impl List<'_> {
 
     const fn wants_objects(&self) -> bool {
         matches!(self.output, Some(GetOutput::Json | GetOutput::Yaml))
-    }
-
-    /// The Kubernetes objects of scopes, where whole objects are wanted.
-    async fn manifests(&self) -> Result<BTreeMap<String, Value>, ClientError> {
-        if !self.wants_objects() {
-            return Ok(BTreeMap::new());
-        }
-        let text =
-            |object: &Value, field: &str| object["metadata"][field].as_str().unwrap_or("default").to_owned();
-        let manifests = self.client.manifests().await?;
-        let named = manifests.into_iter().map(|object| {
-            (
-                format!("{}/{}", text(&object, "namespace"), text(&object, "name")),
-                object,
-            )
-        });
-        Ok(named.collect())
     }
 
     fn layout(&self, kind: Type) -> Layout {
@@ -311,6 +306,15 @@ impl List<'_> {
         let kind = wanted.first().map_or(Type::Agents, |wanted| wanted.kind);
         format!("no {} found{}", types.join(" or "), self.place(kind))
     }
+}
+
+/// The lines of those scopes that are wanted.
+fn rows_of(scopes: Vec<Scope>, wanted: &Wanted) -> Vec<Row> {
+    scopes
+        .into_iter()
+        .filter(|scope| wanted.matches(scope.view.name.as_str()))
+        .map(|scope| row::scope(&scope.view, scope.object))
+        .collect()
 }
 
 fn names(all: &[(Type, Vec<Row>)]) -> String {

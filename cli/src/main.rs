@@ -2,8 +2,10 @@
 
 mod age;
 mod args;
+mod cause;
 mod check;
 mod client;
+mod cluster;
 mod completion;
 mod docs;
 mod explain;
@@ -16,6 +18,7 @@ mod object;
 mod probe;
 mod schema;
 mod server;
+mod source;
 mod sse;
 mod table;
 mod terminal;
@@ -27,29 +30,31 @@ mod watch;
 mod why;
 
 use {
-    args::{Args, Command, Global},
-    client::Client,
+    args::{Args, Backend, Command},
     failure::{Answer, Failure},
-    healthscope_shared::name::Namespace,
+    source::Source,
     std::process::ExitCode,
     terminal::Terminal,
 };
 
 fn main() -> ExitCode {
-    let args = Args::read();
-    failure::conclude(run(args))
+    if let Some(words) = args::words_to_complete() {
+        return failure::conclude(completion::for_kubectl(words, Terminal::detect()));
+    }
+    let (args, backend) = Args::read();
+    failure::conclude(backend.and_then(|backend| run(args, backend)))
 }
 
-fn run(args: Args) -> Result<Answer, Failure> {
-    let Args { global, command } = args;
+fn run(args: Args, backend: Backend) -> Result<Answer, Failure> {
     let terminal = Terminal::detect();
+    let Args { global, command } = args;
     match command {
         Command::Explain(args) => explain::run(&args, terminal),
         Command::Completion(args) => completion::run(&args, terminal),
         Command::Docs(args) => docs::run(&args, terminal),
         Command::Check(args) => check::run(&args, terminal),
         Command::Up(args) => up::run(&args, terminal),
-        command => runtime()?.block_on(run_async(command, &global, terminal)),
+        command => runtime()?.block_on(run_async(Args { global, command }, backend, terminal)),
     }
 }
 
@@ -61,35 +66,46 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::error(format!("cannot start: {error}")))
 }
 
-async fn run_async(command: Command, global: &Global, terminal: Terminal) -> Result<Answer, Failure> {
-    let Global { server, namespace } = global;
-    let namespace = match namespace {
-        None => Namespace::default_namespace(),
-        Some(name) => Namespace::new(name).map_err(Failure::usage)?,
-    };
+async fn run_async(args: Args, backend: Backend, terminal: Terminal) -> Result<Answer, Failure> {
+    let Args { global, command } = args;
     match command {
-        Command::Get(args) => get::run(&args, &namespace, &Client::new(server)?, terminal).await,
-        Command::Why(args) => why::run(&args, &namespace, &Client::new(server)?, terminal).await,
-        Command::Wait(args) => wait::run(&args, &namespace, &Client::new(server)?, terminal).await,
+        Command::Get(args) => {
+            let (source, namespace) = Source::new(backend, &global).await?;
+            get::run(&args, &namespace, source, terminal).await
+        }
+        Command::Why(args) => {
+            let (source, namespace) = Source::new(backend, &global).await?;
+            why::run(&args, &namespace, &source, terminal).await
+        }
+        Command::Wait(args) => {
+            let (source, namespace) = Source::new(backend, &global).await?;
+            wait::run(&args, &namespace, &source, terminal).await
+        }
+        Command::Watch(args) => {
+            let (source, namespace) = Source::new(backend, &global).await?;
+            watch::run(&args, &namespace, source, terminal).await
+        }
         Command::Probe(args) if !probe::is_component(&args) => {
-            probe::run_here(&args, server.ca.as_deref(), terminal).await
+            probe::run_here(&args, global.server.ca.as_deref(), terminal).await
+        }
+        Command::Probe(args) => {
+            let (source, namespace) = Source::new(backend, &global).await?;
+            probe::run_there(&args, &namespace, &source.aggregator().await?, terminal).await
         }
         Command::Version(args) => {
-            let client = if args.client {
+            let source = if args.client {
                 None
             } else {
-                Some(Client::new(server)?)
+                Some(Source::new(backend, &global).await?.0)
             };
-            version::run(&args, client.as_ref(), terminal).await
+            version::run(&args, source.as_ref(), terminal).await
         }
-        Command::Watch(args) => watch::run(&args, &namespace, &Client::new(server)?, terminal).await,
-        Command::Probe(args) => probe::run_there(&args, &namespace, &Client::new(server)?, terminal).await,
         Command::Up(_)
         | Command::Check(_)
         | Command::Explain(_)
         | Command::Completion(_)
         | Command::Docs(_) => {
-            unreachable!("these commands have run without asking an aggregator")
+            unreachable!("these commands have run without asking anybody")
         }
     }
 }

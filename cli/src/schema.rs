@@ -244,6 +244,8 @@ impl Reader {
             .unwrap_or_default();
         properties
             .iter()
+            // Fields of the older versions of the API are for objects that clusters have; `kubectl explain` knows them.
+            .filter(|(_, schema)| schema.get("deprecated").is_none())
             .map(|(name, schema)| Field {
                 name: name.clone(),
                 is_required: required.contains(&name.as_str()),

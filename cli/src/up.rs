@@ -13,7 +13,7 @@ use {
     healthscope_agent::{app as agent, local::Local, schedule::Limits, uplink},
     healthscope_aggregator::{
         app::{App as Aggregator, AppError},
-        config::Config,
+        config::{Config, Source},
         declared::{self, Declared},
     },
     healthscope_core::snapshot::Snapshot,
@@ -82,7 +82,7 @@ async fn up(path: Option<&Path>, listen: SocketAddr, terminal: Terminal) -> Resu
     let subject = Subject::start(path, &tasks).await?;
     let declared = subject.declared.clone();
 
-    let mut config = Config::new(listen, declared.clone());
+    let mut config = Config::new(listen, Source::Files(declared.clone()));
     config.timing.shutdown = AGGREGATOR_END;
     let aggregator = match Aggregator::bind(config) {
         Ok(aggregator) => aggregator,
@@ -398,7 +398,7 @@ async fn not_listening(error: AppError, listen: SocketAddr) -> Failure {
                 "{address} is in use by {owner}; end that, or choose another address: --listen {other}"
             ))
         }
-        error @ (AppError::Listen { .. } | AppError::Config(_) | AppError::Task(_)) => {
+        error @ (AppError::Listen { .. } | AppError::Config(_) | AppError::SignIn(_) | AppError::Task(_)) => {
             Failure::error(chain(&error))
         }
     }

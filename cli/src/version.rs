@@ -3,9 +3,10 @@
 use {
     crate::{
         args::{ObjectOutput, VersionArgs},
-        client::{Client, Status},
+        client::Status,
         failure::{Answer, Failure},
         object,
+        source::{Source, SourceError},
         terminal::Terminal,
     },
     healthscope_service::build,
@@ -15,13 +16,13 @@ use {
 /// Prints the versions; an aggregator that is not there is said and is no failure.
 pub(crate) async fn run(
     args: &VersionArgs,
-    client: Option<&Client>,
+    source: Option<&Source>,
     terminal: Terminal,
 ) -> Result<Answer, Failure> {
     let VersionArgs { client: _, output } = args;
-    let server = match client {
+    let server = match source {
         None => None,
-        Some(client) => Some((client.address(), client.status().await)),
+        Some(source) => Some((source.address(), status(source).await)),
     };
     let text = match output {
         None => {
@@ -62,6 +63,10 @@ pub(crate) async fn run(
     };
     terminal.print(&text)?;
     Ok(Answer::Yes)
+}
+
+async fn status(source: &Source) -> Result<Status, SourceError> {
+    Ok(source.aggregator().await?.status().await?)
 }
 
 fn full(status: &Status) -> String {

@@ -1,19 +1,18 @@
 //! `healthscope wait`: ends when scopes are as somebody wants them.
 //!
-//! The stream is only a wake-up; what counts is the scope as it is now. An aggregator that is not there yet, or goes
-//! away meanwhile, is waited for.
+//! The stream is only a wake-up; what counts is the scope as it is now. An aggregator or a cluster that is not there
+//! yet, or goes away meanwhile, is waited for. A status that is older than the spec counts for nothing.
 
 use {
     crate::{
         age,
         args::WaitArgs,
-        client::{Client, ClientError, Interest},
+        client::Interest,
         failure::{Answer, Failure},
-        follow::Follow,
+        source::{Scope, Source, Wake},
         terminal::Terminal,
     },
     goal::Goal,
-    healthscope_core::view::ScopeView,
     healthscope_crd::v1beta1,
     healthscope_shared::name::{Name, Namespace, ScopeKey},
     std::time::Duration,
@@ -29,7 +28,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) async fn run(
     args: &WaitArgs,
     namespace: &Namespace,
-    client: &Client,
+    source: &Source,
     terminal: Terminal,
 ) -> Result<Answer, Failure> {
     let WaitArgs {
@@ -50,7 +49,7 @@ pub(crate) async fn run(
         })
         .collect();
     let mut waiting = Waiting {
-        client,
+        source,
         goal: &goal,
         left: keys?,
         last: None,
@@ -59,9 +58,13 @@ pub(crate) async fn run(
     let deadline = Instant::now() + timeout;
     let interest = Interest {
         namespace: Some(namespace.clone()),
+        scope: match waiting.left.as_slice() {
+            [only] => Some(only.name.clone()),
+            _ => None,
+        },
         ..Interest::default()
     };
-    let mut follow = Follow::lazily(client, interest);
+    let mut wake = Wake::lazily(source, interest);
     loop {
         let looked = if timeout.is_zero() {
             waiting.look(terminal).await
@@ -78,7 +81,7 @@ pub(crate) async fn run(
         if timeout.is_zero() {
             return Err(waiting.timed_out(timeout));
         }
-        match timeout_at(deadline, follow.changed()).await {
+        match timeout_at(deadline, wake.changed()).await {
             Ok(changed) => changed?,
             Err(_) => return Err(waiting.timed_out(timeout)),
         }
@@ -86,7 +89,7 @@ pub(crate) async fn run(
 }
 
 struct Waiting<'a> {
-    client: &'a Client,
+    source: &'a Source,
     goal: &'a Goal,
     /// Scopes that are not there yet, in the order asked for.
     left: Vec<ScopeKey>,
@@ -100,18 +103,18 @@ impl Waiting<'_> {
         let mut left = Vec::new();
         // Not emptied meanwhile: the deadline may end this at any point.
         for key in self.left.clone() {
-            let found = match self.client.scope(&key).await {
-                Ok(view) => Ok(Some(view)),
-                Err(ClientError::NotFound(_)) => Ok(None),
+            let found = match self.source.scope(&key).await {
+                Ok(scope) => Ok(Some(scope)),
+                Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
             };
             match found {
-                Ok(view) if self.goal.is_met(view.as_ref()) => {
+                Ok(scope) if is_met(self.goal, scope.as_ref()) => {
                     let kind = v1beta1::KIND.to_lowercase();
                     terminal.print(&format!("{kind}.{}/{} condition met\n", v1beta1::GROUP, key.name))?;
                 }
-                Ok(view) => {
-                    self.last = Some(describe(&key, view.as_ref()));
+                Ok(scope) => {
+                    self.last = Some(describe(&key, scope.as_ref()));
                     left.push(key);
                 }
                 Err(error) if error.is_passing() => {
@@ -127,10 +130,7 @@ impl Waiting<'_> {
 
     fn timed_out(&self, timeout: Duration) -> Failure {
         let names: Vec<&str> = self.left.iter().map(|key| key.name.as_str()).collect();
-        let last = self
-            .last
-            .as_deref()
-            .unwrap_or("the aggregator did not answer in time");
+        let last = self.last.as_deref().unwrap_or("there was no answer in time");
         Failure::error(format!(
             "timed out after {} waiting for {} to be {}: {last}",
             age::exact(timeout),
@@ -140,13 +140,27 @@ impl Waiting<'_> {
     }
 }
 
-fn describe(key: &ScopeKey, view: Option<&ScopeView>) -> String {
-    let Some(view) = view else {
+/// Whether a scope is as wanted, by a status that is about its present spec.
+fn is_met(goal: &Goal, scope: Option<&Scope>) -> bool {
+    let is_current = scope.is_none_or(|scope| scope.behind.is_none());
+    is_current && goal.is_met(scope.map(|scope| &scope.view))
+}
+
+fn describe(key: &ScopeKey, scope: Option<&Scope>) -> String {
+    let Some(Scope {
+        view,
+        behind,
+        object: _,
+    }) = scope
+    else {
         return format!(
             "there is no HealthScope {} in the namespace {}",
             key.name, key.namespace
         );
     };
+    if let Some(behind) = behind {
+        return format!("{} is {}, but {behind}", key.name, view.health);
+    }
     let cause = view.root_cause.as_deref().unwrap_or(&view.message);
     let cause = crate::terminal::visible(cause);
     if cause.is_empty() {

@@ -4,15 +4,17 @@ use {
     crate::{
         args::{LinesOutput, WatchArgs},
         client::{Client, Interest},
+        cluster::{self, Cluster},
         failure::{Answer, Failure},
         follow::{Follow, Step},
         object,
+        source::{Scope, Source},
         terminal::Terminal,
         transition,
     },
     healthscope_core::view::TransitionView,
     healthscope_shared::name::{Name, Namespace},
-    jiff::tz::TimeZone,
+    jiff::{Timestamp, tz::TimeZone},
     serde::Deserialize,
 };
 
@@ -27,7 +29,7 @@ struct Picture {
 pub(crate) async fn run(
     args: &WatchArgs,
     namespace: &Namespace,
-    client: &Client,
+    source: Source,
     terminal: Terminal,
 ) -> Result<Answer, Failure> {
     let WatchArgs {
@@ -47,49 +49,116 @@ pub(crate) async fn run(
         only_transitions: true,
         probes: *probes,
     };
-    let zone = TimeZone::system();
-    let mut follow = Follow::start(client, interest).await?;
-    let mut was_back = false;
-    loop {
-        let event = match follow.step().await? {
-            Step::Event(event) => event,
-            Step::Lost(error) => {
-                let reason = error.to_string();
-                note(&format!(
-                    "connection lost: {}; trying again",
-                    reason.lines().next().unwrap_or_default()
-                ));
-                continue;
-            }
-            Step::Back => {
-                note("connection is back");
-                was_back = true;
-                continue;
-            }
-        };
-        match event.kind.as_str() {
-            "transition" => {
-                let line = match output {
-                    Some(LinesOutput::Json) => serde_json::from_str::<serde_json::Value>(&event.data)
-                        .map(|value| object::json_line(&value)),
-                    None => serde_json::from_str::<TransitionView>(&event.data)
-                        .map(|transition| transition::line(&transition, &zone, terminal)),
-                };
-                // One that cannot be read is of a newer aggregator, and says so.
-                match line {
-                    Ok(line) => terminal.print(&line)?,
-                    Err(error) => note(&format!("a change of an unknown form: {error}")),
+    let printer = Printer {
+        output: *output,
+        zone: TimeZone::system(),
+        terminal,
+    };
+    match source {
+        // A status knows nothing of probes.
+        Source::Cluster(cluster) if !probes => printer.cluster(&cluster, interest).await,
+        Source::Cluster(_) | Source::Server(_) => printer.server(&source.aggregator().await?, interest).await,
+    }
+}
+
+struct Printer {
+    output: Option<LinesOutput>,
+    zone: TimeZone,
+    terminal: Terminal,
+}
+
+impl Printer {
+    /// Prints what an aggregator's stream tells.
+    async fn server(&self, client: &Client, interest: Interest) -> Result<Answer, Failure> {
+        let mut follow = Follow::start(client, interest).await?;
+        let mut was_back = false;
+        loop {
+            let event = match follow.step().await? {
+                Step::Event(event) => event,
+                Step::Lost(error) => {
+                    lost(&error);
+                    continue;
                 }
-            }
-            "snapshot" => {
-                let missed = serde_json::from_str::<Picture>(&event.data).is_ok_and(|picture| picture.missed);
-                if missed && was_back {
-                    note("some changes were missed; `get scopes` shows how things are");
+                Step::Back => {
+                    note("connection is back");
+                    was_back = true;
+                    continue;
                 }
+            };
+            match event.kind.as_str() {
+                "transition" => {
+                    let line = match self.output {
+                        Some(LinesOutput::Json) => serde_json::from_str::<serde_json::Value>(&event.data)
+                            .map(|value| object::json_line(&value)),
+                        None => serde_json::from_str::<TransitionView>(&event.data)
+                            .map(|transition| transition::line(&transition, &self.zone, self.terminal)),
+                    };
+                    // One that cannot be read is of a newer aggregator, and says so.
+                    match line {
+                        Ok(line) => self.terminal.print(&line)?,
+                        Err(error) => note(&format!("a change of an unknown form: {error}")),
+                    }
+                }
+                "snapshot" => {
+                    let missed =
+                        serde_json::from_str::<Picture>(&event.data).is_ok_and(|picture| picture.missed);
+                    if missed && was_back {
+                        note("some changes were missed; `get scopes` shows how things are");
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
+
+    /// Prints what changes in the statuses of a cluster's scopes.
+    async fn cluster(&self, cluster: &Cluster, interest: Interest) -> Result<Answer, Failure> {
+        let mut watch = cluster.watch(&interest, None);
+        watch.synced().await?;
+        loop {
+            match watch.step().await? {
+                cluster::watch::Step::Changed { before, after } => {
+                    self.change(before.as_deref(), after.as_deref())?;
+                }
+                cluster::watch::Step::Lost(error) => lost(&error),
+                cluster::watch::Step::Back => note("connection is back"),
+                cluster::watch::Step::Listed => {}
+            }
+        }
+    }
+
+    fn change(&self, before: Option<&Scope>, after: Option<&Scope>) -> Result<(), Failure> {
+        let Some(after) = after else {
+            if let Some(gone) = before {
+                note(&format!(
+                    "scope {}/{} is gone",
+                    gone.view.namespace, gone.view.name
+                ));
+            }
+            return Ok(());
+        };
+        for change in cluster::changes::between(
+            before.map(|scope| &scope.view),
+            &after.view,
+            after.version(),
+            Timestamp::now(),
+        ) {
+            let line = match self.output {
+                Some(LinesOutput::Json) => object::json_line(&change),
+                None => transition::line(&change, &self.zone, self.terminal),
+            };
+            self.terminal.print(&line)?;
+        }
+        Ok(())
+    }
+}
+
+fn lost(error: &dyn std::fmt::Display) {
+    let reason = error.to_string();
+    note(&format!(
+        "connection lost: {}; trying again",
+        reason.lines().next().unwrap_or_default()
+    ));
 }
 
 #[expect(

@@ -94,6 +94,13 @@ impl Backoff {
     }
 }
 
+/// A random moment within a spread that a server asks for, at most [`Backoff::MAX_SPREAD`]; `random` is uniform over
+/// all of `u64`.
+#[must_use]
+pub fn within(spread: Duration, random: u64) -> Duration {
+    between(Duration::ZERO, spread.min(Backoff::MAX_SPREAD), random)
+}
+
 /// A duration between `low` and `high`, both included.
 fn between(low: Duration, high: Duration, random: u64) -> Duration {
     let width = high.saturating_sub(low).as_nanos();

@@ -92,12 +92,15 @@ impl Reason {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $word:literal;)*) => {
         impl Reason {
-            $($(#[$doc])* pub const $name: Self = Self::from_static($word);)*
+            $($(#[doc = $doc])* pub const $name: Self = Self::from_static($word);)*
 
             /// Every reason that HealthScope itself gives.
             pub const OURS: &[Self] = &[$(Self::$name),*];
+
+            /// What each of them means, in the same order; a sentence may be cut by line ends.
+            pub const MEANINGS: &[&str] = &[$(concat!($($doc, "\n"),*)),*];
         }
     };
 }
@@ -119,6 +122,14 @@ reasons! {
     NOT_FOUND = "NotFound";
     /// Objects of this kind cannot be seen here.
     KIND_NOT_AVAILABLE = "KindNotAvailable";
+    /// The API server does not know objects of this kind.
+    KIND_NOT_INSTALLED = "KindNotInstalled";
+    /// HealthScope may not read objects of this kind.
+    FORBIDDEN = "Forbidden";
+    /// Objects of this kind cannot be read for another reason.
+    WATCH_FAILED = "WatchFailed";
+    /// Objects of this kind have not been listed yet.
+    SYNCING = "Syncing";
     /// It was taken out on purpose.
     REMOVED = "Removed";
     /// Its agents have been lost for too long and nobody expects it.
@@ -188,6 +199,53 @@ reasons! {
     INTERNAL_ERROR = "InternalError";
     /// The machine is out of something the probe needs: descriptors, processes, memory.
     OUT_OF_RESOURCES = "OutOfResources";
+
+    /// The object is being deleted.
+    TERMINATING = "Terminating";
+    /// It waits for something outside it.
+    PENDING = "Pending";
+    /// Fewer pods are ready than wanted, and none of them says why.
+    MINIMUM_REPLICAS_UNAVAILABLE = "MinimumReplicasUnavailable";
+    /// A rollout has not progressed within its deadline.
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded";
+    /// Pods cannot be made: a quota or a policy refuses them.
+    FAILED_CREATE = "FailedCreate";
+    /// A container ends again and again; the kubelet waits before it starts it anew.
+    CRASH_LOOP_BACK_OFF = "CrashLoopBackOff";
+    /// A container was killed because it used more memory than it may.
+    OOM_KILLED = "OOMKilled";
+    /// A container ended with an error.
+    ERROR = "Error";
+    /// The kubelet waits before it tries to pull the image again.
+    IMAGE_PULL_BACK_OFF = "ImagePullBackOff";
+    /// The image cannot be pulled.
+    ERR_IMAGE_PULL = "ErrImagePull";
+    /// A container cannot be made from its configuration: a Secret or ConfigMap is missing.
+    CREATE_CONTAINER_CONFIG_ERROR = "CreateContainerConfigError";
+    /// A container is being made.
+    CONTAINER_CREATING = "ContainerCreating";
+    /// Init containers have not finished.
+    POD_INITIALIZING = "PodInitializing";
+    /// Containers run, but are not ready.
+    CONTAINERS_NOT_READY = "ContainersNotReady";
+    /// No node can take the pod.
+    UNSCHEDULABLE = "Unschedulable";
+    /// The node was short of something and ended the pod.
+    EVICTED = "Evicted";
+    /// The pod or the job has failed.
+    FAILED = "Failed";
+    /// What the claim was bound to is gone.
+    CLAIM_LOST = "ClaimLost";
+    /// The object's controller works on it and says so, or has not seen its newest spec.
+    RECONCILING = "Reconciling";
+    /// The object's controller says that it cannot get on.
+    STALLED = "Stalled";
+    /// The object says that it is not ready.
+    NOT_READY = "NotReady";
+    /// The rule `healthyWhen` is false.
+    RULE_NOT_MET = "RuleNotMet";
+    /// The rule `healthyWhen` cannot be evaluated.
+    RULE_FAILED = "RuleFailed";
 }
 
 impl From<String> for Reason {

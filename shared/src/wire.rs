@@ -149,7 +149,7 @@ pub enum ServerMessage {
     Ca(Ca),
     /// Run a probe now.
     Probe(RunProbe),
-    /// The aggregator is about to stop: close, and come back within the spread.
+    /// The aggregator cannot keep the agent: close, and come back within the spread.
     Drain(Drain),
     /// Answers a message whose type is unknown here.
     Unsupported(Unsupported),
@@ -340,6 +340,15 @@ pub struct Redirect {
     /// The name that its certificate must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// Connect at a random moment within this time, milliseconds; at once when 0. For many agents that are sent away
+    /// together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub spread_ms: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A new bundle of certificates to trust, replacing the former.
@@ -360,7 +369,7 @@ pub struct RunProbe {
     pub probe: ProbeId,
 }
 
-/// The aggregator is about to stop.
+/// The aggregator is about to stop, or is not the one that serves this agent and does not know who does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drain {

@@ -298,6 +298,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             Server(ServerMessage::Redirect(Redirect {
                 address: "aggregator-1.healthscope:7575".into(),
                 server_name: Some("aggregator-1.healthscope".into()),
+                spread_ms: 2_000,
             })),
         ),
     ]

@@ -1,5 +1,5 @@
-//! `cargo xtask schema`: committed files that are made from the Rust types. That they are current is a test of the
-//! program that makes them.
+//! `cargo xtask schema` and `cargo xtask crd`: committed files that are made from the Rust types. That they are current
+//! is a test of the program that makes them.
 
 use {crate::run, anyhow::Context, std::fs};
 
@@ -9,7 +9,7 @@ struct Generated {
     arguments: &'static [&'static str],
 }
 
-const GENERATED: [Generated; 2] = [
+const PAGES: [Generated; 2] = [
     Generated {
         file: "docs/file-reference.md",
         arguments: &["docs", "file-reference"],
@@ -20,22 +20,44 @@ const GENERATED: [Generated; 2] = [
     },
 ];
 
-pub(crate) fn run() -> anyhow::Result<()> {
-    run::status(run::cargo().args(["build", "--quiet", "--package", "healthscope"]))?;
-    for generated in GENERATED {
-        let mut printing = run::cargo();
-        printing
-            .args(["run", "--quiet", "--package", "healthscope", "--"])
-            .args(generated.arguments);
-        let wanted = run::output(&mut printing)?;
-        let path = run::root().join(generated.file);
-        let is_current = fs::read_to_string(&path).is_ok_and(|found| found == wanted);
-        if is_current {
-            println!("{} is current", generated.file);
-        } else {
-            fs::write(&path, wanted).with_context(|| format!("cannot write {}", generated.file))?;
-            println!("{} written", generated.file);
-        }
+const CRD: Generated = Generated {
+    file: "charts/healthscope/crds/healthscopes.core.oam.dev.yaml",
+    arguments: &["docs", "crd"],
+};
+
+/// Writes all of them.
+pub(crate) fn all() -> anyhow::Result<()> {
+    build()?;
+    PAGES.iter().chain([&CRD]).try_for_each(write)
+}
+
+/// Writes the CustomResourceDefinition.
+pub(crate) fn crd() -> anyhow::Result<()> {
+    build()?;
+    write(&CRD)
+}
+
+fn build() -> anyhow::Result<()> {
+    run::status(run::cargo().args(["build", "--quiet", "--package", "healthscope"]))
+}
+
+fn write(generated: &Generated) -> anyhow::Result<()> {
+    let Generated { file, arguments } = generated;
+    let mut printing = run::cargo();
+    printing
+        .args(["run", "--quiet", "--package", "healthscope", "--"])
+        .args(*arguments);
+    let wanted = run::output(&mut printing)?;
+    let path = run::root().join(file);
+    let is_current = fs::read_to_string(&path).is_ok_and(|found| found == wanted);
+    if is_current {
+        println!("{file} is current");
+        return Ok(());
     }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make a folder for {file}"))?;
+    }
+    fs::write(&path, wanted).with_context(|| format!("cannot write {file}"))?;
+    println!("{file} written");
     Ok(())
 }

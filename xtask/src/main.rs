@@ -40,6 +40,8 @@ enum Task {
     Bench(bench::Args),
     /// Write the committed files that are generated from the Rust types.
     Schema,
+    /// Write the CustomResourceDefinition alone, which is one of them.
+    Crd,
     /// Check who may depend on whom, licences and duplicate versions.
     Deps(deps::Args),
     /// A real Kubernetes on this machine: up, down, kubectl, logs.
@@ -58,7 +60,8 @@ fn perform(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Test(args) => return test::run(args),
         Task::Bench(args) => bench::run(&args)?,
-        Task::Schema => generated::run()?,
+        Task::Schema => generated::all()?,
+        Task::Crd => generated::crd()?,
         Task::Deps(args) => deps::run(&args)?,
         Task::Cluster(args) => return cluster::run(&args),
     }

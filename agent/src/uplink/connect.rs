@@ -309,7 +309,7 @@ fn upgrade_request(endpoint: &Endpoint, token: &Token) -> Result<Request<()>, Co
 fn refused(authority: String, response: &Response<Option<Vec<u8>>>) -> ConnectError {
     let status = response.status();
     let advice = match status {
-        StatusCode::UNAUTHORIZED => "check the token: the aggregator must know the one in --token-file",
+        StatusCode::UNAUTHORIZED => "check the token that --token-file names",
         StatusCode::FORBIDDEN => "the aggregator knows this agent and does not want it; see its log",
         StatusCode::NOT_FOUND => "is the URL that of a HealthScope aggregator?",
         StatusCode::BAD_REQUEST | StatusCode::UPGRADE_REQUIRED => "is the aggregator of this version?",
@@ -490,7 +490,7 @@ mod tests {
             401,
             &[],
             r#"{"type":"about:blank","title":"Unauthorized","status":401,"detail":"the token is not known"}"#,
-            "scope:7575 refused this agent: 401 Unauthorized: the token is not known; check the token: the aggregator must know the one in --token-file",
+            "scope:7575 refused this agent: 401 Unauthorized: the token is not known; check the token that --token-file names",
         );
         check_refusal(
             403,

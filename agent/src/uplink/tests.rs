@@ -6,7 +6,8 @@ use {
     healthscope_shared::{
         probe::outcome::ProbeState,
         wire::{
-            AgentMessage, Announce, Ca, Drain, Hello, Record, Report, Resync, Seq, ServerMessage, Welcome,
+            Ack, AgentMessage, Announce, Ca, Drain, Hello, Record, Report, Resync, Seq, ServerMessage,
+            Welcome,
         },
     },
     http::{HeaderValue, StatusCode},
@@ -438,6 +439,7 @@ async fn redirect_is_followed_at_once_and_once() {
     let redirect = Redirect {
         address: "two.example.org:99".to_owned(),
         server_name: Some("scope".to_owned()),
+        spread_ms: 0,
     };
     {
         let mut server = accept_anything(&mut stream).await;
@@ -484,6 +486,7 @@ async fn aggregators_that_point_at_each_other_are_asked_slowly() {
         let redirect = Redirect {
             address: "localhost:7576".to_owned(),
             server_name: None,
+            spread_ms: 0,
         };
         server.say(&ServerMessage::Redirect(redirect)).await;
         server.close_frame().await;
@@ -499,6 +502,56 @@ async fn aggregators_that_point_at_each_other_are_asked_slowly() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_that_are_redirected_together_come_one_by_one() {
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        let mut agent = Agent::plain().await;
+        let mut server = agent.welcomed(None).await;
+        server.announce().await;
+        let redirect = Redirect {
+            address: "localhost:7576".to_owned(),
+            server_name: None,
+            spread_ms: 10_000,
+        };
+        server.say(&ServerMessage::Redirect(redirect)).await;
+        server.close_frame().await;
+        let left = Instant::now();
+        let next = agent.dialled().await;
+        assert_eq!(next.target.endpoint.authority(), "localhost:7576");
+        delays.push(next.at - left);
+    }
+    assert!(delays.iter().all(|delay| *delay <= 10 * SECOND), "{delays:?}");
+    assert!(delays.iter().any(|delay| *delay > SECOND), "{delays:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn redirected_agent_tells_the_other_what_the_first_did_not_acknowledge() {
+    let mut agent = Agent::plain().await;
+    let mut server = agent.welcomed(None).await;
+    server.announce().await;
+    agent.turn(0, true).await;
+    agent.turn(0, false).await;
+    server.transitions(2).await;
+    server.say(&ServerMessage::Ack(Ack { seq: Seq(1) })).await;
+    let redirect = Redirect {
+        address: "localhost:7576".to_owned(),
+        server_name: None,
+        spread_ms: 0,
+    };
+    server.say(&ServerMessage::Redirect(redirect)).await;
+    server.close_frame().await;
+    // Found while there is no session.
+    agent.turn(0, true).await;
+    let mut server = agent.accepted().await;
+    let hello = server.hello().await;
+    assert_eq!((hello.seq, hello.acked), (Seq(3), Seq(1)));
+    server.welcome(None).await;
+    let found = server.transitions(3).await;
+    let numbers: Vec<u64> = found.iter().map(|record| record.seq.0).collect();
+    assert_eq!(numbers, [2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn redirect_to_nowhere_is_refused() {
     let mut agent = Agent::plain().await;
     let mut server = agent.welcomed(None).await;
@@ -506,6 +559,7 @@ async fn redirect_to_nowhere_is_refused() {
     let redirect = Redirect {
         address: "http://evil.example.org/".to_owned(),
         server_name: None,
+        spread_ms: 0,
     };
     server.say(&ServerMessage::Redirect(redirect)).await;
     server.close_frame().await;

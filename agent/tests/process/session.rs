@@ -201,6 +201,7 @@ async fn redirect_is_followed() {
     let redirect = Redirect {
         address: second.address().to_string(),
         server_name: None,
+        spread_ms: 0,
     };
     session.say(&ServerMessage::Redirect(redirect)).await;
     let mut session = second.open().await;

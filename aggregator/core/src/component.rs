@@ -5,6 +5,7 @@
 
 use {
     crate::{
+        cluster::Missing,
         fleet::Shown,
         intern::Table,
         rollup,
@@ -90,6 +91,10 @@ pub(crate) struct Component {
     pub(crate) health: Health,
     /// Milliseconds of the wall clock.
     pub(crate) since: i64,
+    /// What Kubernetes says of the object.
+    pub(crate) platform: Option<Box<Verdict>>,
+    /// Agents that should speak for it and do not.
+    pub(crate) missing: Missing,
     /// What a nested scope says.
     pub(crate) nested: Option<Box<Verdict>>,
     /// What was last handed out; kept only for members of scopes.
@@ -120,6 +125,8 @@ impl Component {
             flapping: 0,
             health: Health::Unknown,
             since: now_ms,
+            platform: None,
+            missing: Missing::default(),
             nested: None,
             summary: None,
             dirty: false,
@@ -131,9 +138,18 @@ impl Component {
         matches!(self.sort, Sort::Scope)
     }
 
-    /// Whether anybody still knows it.
+    /// Whether anybody still knows it. Its scopes must be up to date.
     pub(crate) fn is_known(&self) -> bool {
-        self.declared || !self.named_by.is_empty() || !self.instances.is_empty()
+        self.declared || !self.scopes.is_empty() || !self.instances.is_empty()
+    }
+
+    /// Its instances, with those of which only the platform knows that they should be there.
+    pub(crate) const fn counted(&self) -> InstanceCounts {
+        InstanceCounts {
+            total: self.counts.total + self.missing.count,
+            unknown: self.counts.unknown + self.missing.count,
+            ..self.counts
+        }
     }
 
     /// Whether labels can make it a member: it is more than a name in some scope, and no scope itself.
@@ -148,18 +164,27 @@ impl Component {
 
     /// The verdict. `leaf` tells of the worst instance; `starting` is whether agents may still come for the first time.
     pub(crate) fn verdict(&self, starting: bool, leaf: impl FnOnce(&Sick) -> (Reason, String)) -> Verdict {
-        // What Kubernetes says of the object will be joined here.
-        let platform = None;
-        let inside = rollup::inside_verdict(self.counts, || match self.sick.first() {
-            Some(sick) => leaf(sick),
-            None => (Reason::UNKNOWN, String::new()),
-        });
-        rollup::join(platform, inside).unwrap_or_else(|| self.absent(starting))
+        let inside =
+            rollup::inside_verdict(self.counted(), || match (self.sick.first(), &self.missing.pod) {
+                (Some(sick), _) => leaf(sick),
+                (None, Some(pod)) if starting => (
+                    Reason::STARTING,
+                    format!("the agent of pod {pod} has not connected yet"),
+                ),
+                (None, Some(pod)) => (
+                    Reason::AGENT_LOST,
+                    format!("the agent of pod {pod} has not connected; its log says why"),
+                ),
+                (None, None) => (Reason::UNKNOWN, String::new()),
+            });
+        rollup::join(self.platform.as_deref().cloned(), inside).unwrap_or_else(|| self.absent(starting))
     }
 
     /// The health alone of [`Self::verdict`], without any text.
     pub(crate) fn measured(&self, starting: bool) -> Health {
-        rollup::inside(self.counts).unwrap_or(match (&self.sort, &self.nested) {
+        let platform = self.platform.as_ref().map(|platform| platform.health);
+        let known = platform.max(rollup::inside(self.counted()));
+        known.unwrap_or(match (&self.sort, &self.nested) {
             (Sort::Scope, Some(nested)) => nested.health,
             (Sort::Scope, None) => Health::Unhealthy,
             (Sort::File, _) if self.declared || starting => Health::Unknown,

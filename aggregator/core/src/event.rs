@@ -4,9 +4,10 @@
 //! from; what readers see changes with `Store::publish`.
 
 use {
-    healthscope_crd::HealthScope,
+    crate::platform::Object,
+    healthscope_crd::{HealthScope, Unreadable},
     healthscope_shared::{
-        name::{AgentName, ComponentKey, InstanceName},
+        name::{AgentName, ComponentKey, InstanceName, Kind, Name, Namespace},
         wire::{self, AnnouncedProbe, Epoch, Report, Seq},
     },
     jiff::Timestamp,
@@ -33,6 +34,8 @@ pub struct SessionId(pub u64);
 pub enum Event {
     /// The aggregator's configuration was read; replaces the former as a whole.
     Configured(Configuration),
+    /// A watch of the Kubernetes API said something.
+    Cluster(ClusterEvent),
     /// An agent said hello. Must come before any other event of its session.
     Opened(Opened),
     /// An agent said, completely, what it watches: all parts of one announcement put together.
@@ -73,11 +76,87 @@ pub enum Event {
     Tick,
 }
 
-/// What the aggregator's own files say.
+/// What watches of the Kubernetes API say. Those of one watch come in their order.
+#[derive(Clone, Debug)]
+pub enum ClusterEvent {
+    /// A watch begins to list everything; what was known stays until it is [`Self::Listed`].
+    Listing(Watched),
+    /// An object is there, new or changed or as before.
+    Applied(Box<Object>),
+    /// An object is gone.
+    Deleted {
+        /// Which.
+        key: ComponentKey,
+        /// Harmless when an object of that name has been made anew.
+        uid: Arc<str>,
+    },
+    /// Everything was listed: what did not come since [`Self::Listing`] is gone.
+    Listed(Watched),
+    /// Objects cannot be read; what was known of them is not believed any more.
+    Unavailable(Watched, Unavailable),
+    /// Nobody asks for these objects any more.
+    Unwatched(Watched),
+}
+
+/// What one watch is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Watched {
+    /// API group, empty for the core group.
+    pub group: Arc<str>,
+    /// Kind.
+    pub kind: Kind,
+    /// One namespace, or all of them.
+    pub namespace: Option<Namespace>,
+}
+
+impl Watched {
+    /// Whether an object comes by this watch.
+    #[must_use]
+    pub fn covers(&self, key: &ComponentKey) -> bool {
+        *self.group == *key.group
+            && self.kind == key.kind
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == key.namespace)
+    }
+}
+
+/// Why objects cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The API server does not know the kind.
+    NotInstalled,
+    /// The aggregator may not.
+    Forbidden {
+        /// The RBAC rule that would allow it, as one line of YAML.
+        rule: String,
+    },
+    /// It fails again and again.
+    Failing {
+        /// How.
+        error: String,
+    },
+}
+
+/// A pod, as the token of its agent names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: Name,
+    /// Its uid: another pod of the same name is another pod.
+    pub uid: Arc<str>,
+}
+
+/// The scopes, and what the aggregator's own files say besides.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
     /// The scopes. One whose spec cannot be used is kept with its last good spec and is Stalled.
     pub scopes: Vec<Arc<HealthScope>>,
+    /// Scopes whose spec cannot even be read: Stalled, with their last good spec or their last health.
+    pub unreadable: Vec<Arc<Unreadable>>,
     /// Components that must be there.
     pub components: Vec<DeclaredComponent>,
 }
@@ -110,6 +189,9 @@ pub struct Opened {
     pub version: String,
     /// Where it connects from, for people.
     pub peer: String,
+    /// The pod that it speaks for and for no other, when a platform vouches for it; what it announces about components
+    /// is then ignored. Boxed, since most events have nothing of the kind and wait in one queue.
+    pub pod: Option<Box<PodRef>>,
 }
 
 /// One running copy of a component, as an agent announces it.
@@ -204,6 +286,18 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// Its pod is not known, or not alive, or nobody knows yet who owns it.
+    #[error(
+        "pod {namespace}/{name} with uid {uid} is not known here, or is being deleted; try again in a moment"
+    )]
+    UnknownPod {
+        /// The pod's namespace.
+        namespace: Namespace,
+        /// The pod's name.
+        name: Name,
+        /// The pod's uid.
+        uid: Arc<str>,
+    },
     /// One instance twice.
     #[error("instance {instance} of {component} is announced twice")]
     DuplicateInstance {
@@ -215,6 +309,13 @@ pub enum Refusal {
     /// One probe id twice.
     #[error("probe id {0} is announced twice")]
     DuplicateProbe(u32),
+}
+
+impl Refusal {
+    pub(crate) fn unknown_pod(pod: &PodRef) -> Self {
+        let PodRef { namespace, name, uid } = pod.clone();
+        Self::UnknownPod { namespace, name, uid }
+    }
 }
 
 /// How much is taken in; memory is bounded by these.

@@ -404,6 +404,7 @@ impl Fleet {
             acked,
             version,
             peer,
+            pod: _,
         } = opened;
         let (version, peer) = (self.texts.share(&version), self.texts.share(&peer));
         let at = match self.find(&name) {

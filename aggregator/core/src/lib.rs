@@ -7,6 +7,7 @@
 //! Invariants, as absences: nothing here performs IO, reads a clock, draws randomness or spawns; time is an argument
 //! ([`event::Now`]). The iteration order of a hash table is never visible: the same events give the same answers.
 
+mod cluster;
 mod component;
 mod damping;
 pub mod event;
@@ -15,13 +16,16 @@ mod intern;
 mod log;
 mod membership;
 pub mod occurrence;
+pub mod owner;
 pub mod pace;
+pub mod platform;
 pub mod rollup;
 mod scope;
 pub mod snapshot;
 pub mod status;
 pub mod store;
 pub mod view;
+pub mod wanted;
 
 pub use fleet::{FORGET_AFTER, Patience, RESTART_HOLD};
 pub use log::KEPT as KEPT_TRANSITIONS;

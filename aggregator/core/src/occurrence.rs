@@ -540,7 +540,13 @@ mod tests {
             second += seconds;
             former = status;
             let now = Timestamp::from_second(second).unwrap();
-            status = Some(status::desired(view, Some(1), former.as_ref(), now));
+            status = Some(status::desired(
+                view,
+                &status::OldWords::default(),
+                Some(1),
+                former.as_ref(),
+                now,
+            ));
         }
         let mut object = HealthScope::new("shop", HealthScopeSpec::default());
         object.metadata.uid = Some("2f7c1b3a-0000-4000-8000-000000000001".into());
@@ -550,6 +556,7 @@ mod tests {
                 object: Arc::new(object),
                 status: status.unwrap(),
                 view: chapters.last().unwrap().1.clone(),
+                settled: true,
             }),
             waited: Duration::ZERO,
         }

@@ -78,7 +78,8 @@ const UNREACHABLE: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// Something happened.
 #[derive(Debug)]
 pub enum Input {
-    /// A scope should have the status of this entry. Objects without a uid are not of an API server and are ignored.
+    /// A scope should have the status of this entry. Objects without a uid are not of an API server and are ignored, and
+    /// so is an entry that has not settled: what is on the server stays.
     Desired(Arc<ScopeEntry>),
     /// A scope is no more, or is not ours to judge.
     Withdrawn(ScopeKey),
@@ -329,7 +330,7 @@ impl Pace {
     }
 
     fn desire(&mut self, now: Instant, entry: Arc<ScopeEntry>) {
-        if entry.object.metadata.uid.is_none() {
+        if entry.object.metadata.uid.is_none() || !entry.settled {
             return;
         }
         let key = entry.view.key();

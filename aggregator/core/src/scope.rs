@@ -7,19 +7,21 @@ use {
         damping::{Damping, HealthFlap, Shown},
         event::Now,
         membership::Members,
+        platform::HealthyWhen,
         rollup::{self, Rollup},
         snapshot::ScopeEntry,
-        status,
+        status::{self, OldWords},
         view::{ComponentSummary, MaintenanceView, MemberView, PolicyView, RecoveringView, ScopeView},
     },
     healthscope_crd::{
-        HealthScope,
+        HealthScope, Unreadable, condition,
         effective::{EffectivePolicy, EffectiveScope, effective},
-        v1beta1::Summary,
+        v1beta1::{HealthScopeSpec, HealthScopeStatus, Summary},
+        writer::{Versions, writers},
     },
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::ScopeKey,
+        name::{Name, ScopeKey},
     },
     jiff::{SignedDuration, Timestamp},
     std::{
@@ -31,12 +33,16 @@ use {
 
 /// A maintenance ends by the wall clock, which may jump: it is looked at least so often.
 const WALL_CHECK: Duration = Duration::from_secs(60);
+/// A new scope has this long to learn of members that have not been listed yet, before it is Unknown for them.
+const SYNC_HOLD: Duration = Duration::from_secs(10);
 
 /// A scope.
 #[derive(Debug)]
 pub(crate) struct Scope {
     pub(crate) key: ScopeKey,
     pub(crate) object: Arc<HealthScope>,
+    /// Versions of the API that the object's writers speak.
+    pub(crate) speaks: Versions,
     /// The spec in force: that of `object`, or the last one that could be used.
     pub(crate) spec: Option<Arc<EffectiveScope>>,
     /// Why the spec of `object` cannot be used.
@@ -48,6 +54,8 @@ pub(crate) struct Scope {
     /// Components that belong to it by label.
     pub(crate) by_label: BTreeSet<u32>,
     pub(crate) members: Members,
+    /// Required names that no member has.
+    pub(crate) missing: Vec<Name>,
     /// Whether `members` must be resolved again.
     pub(crate) members_dirty: bool,
     /// Its entry in the table of components, when another scope names it.
@@ -56,6 +64,10 @@ pub(crate) struct Scope {
     flap: HealthFlap,
     health: Option<Health>,
     since: Timestamp,
+    /// When this object was first seen.
+    seen: Instant,
+    /// What the object's status said when it was first seen: an aggregator before this one wrote it.
+    inherited: Option<Box<HealthScopeStatus>>,
     pub(crate) entry: Option<Arc<ScopeEntry>>,
     /// When to look again though nothing happens.
     pub(crate) deadline: Option<Instant>,
@@ -74,9 +86,36 @@ impl Scope {
     /// A scope as configured; `None` when the object does not even have a usable name.
     pub(crate) fn new(object: Arc<HealthScope>, now: Now) -> Option<Self> {
         let (spec, errors) = match effective(&object) {
-            Ok(spec) => (Some(Arc::new(spec)), Vec::new()),
+            Ok(spec) => match broken_rules(&spec) {
+                errors if errors.is_empty() => (Some(Arc::new(spec)), errors),
+                errors => (None, errors),
+            },
             Err(errors) => (None, errors.iter().map(ToString::to_string).collect()),
         };
+        Self::with(object, spec, errors, now)
+    }
+
+    /// A scope whose spec cannot even be read.
+    pub(crate) fn unreadable(unreadable: &Unreadable, now: Now) -> Option<Self> {
+        let Unreadable {
+            metadata,
+            status,
+            error,
+        } = unreadable;
+        let object = HealthScope {
+            metadata: metadata.clone(),
+            spec: HealthScopeSpec::default(),
+            status: status.clone(),
+        };
+        Self::with(Arc::new(object), None, vec![error.to_string()], now)
+    }
+
+    fn with(
+        object: Arc<HealthScope>,
+        spec: Option<Arc<EffectiveScope>>,
+        errors: Vec<String>,
+        now: Now,
+    ) -> Option<Self> {
         let key = match &spec {
             Some(spec) => spec.key.clone(),
             None => ScopeKey {
@@ -90,21 +129,31 @@ impl Scope {
                 name: object.metadata.name.as_deref()?.parse().ok()?,
             },
         };
+        let inherited = object.status.clone().filter(|status| status.health.is_some());
+        let (health, since) = match &inherited {
+            Some(status) => (status.health, condition::since(status, condition::HEALTHY)),
+            None => (None, None),
+        };
+        let speaks = writers(object.metadata.managed_fields.as_deref().unwrap_or_default());
         Some(Self {
             key,
             object,
+            speaks,
             spec,
             errors,
             cycle: None,
             rank: 0,
             by_label: BTreeSet::new(),
             members: Members::default(),
+            missing: Vec::new(),
             members_dirty: true,
             component: None,
             damping: Damping::default(),
             flap: HealthFlap::new(now.instant),
-            health: None,
-            since: now.wall,
+            health,
+            since: since.unwrap_or(now.wall),
+            seen: now.instant,
+            inherited: inherited.map(Box::new),
             entry: None,
             deadline: None,
         })
@@ -119,22 +168,30 @@ impl Scope {
         self.flap = former.flap;
         self.health = former.health;
         self.since = former.since;
+        self.seen = former.seen;
+        self.inherited = former.inherited;
         self.entry = former.entry;
     }
 
     /// Rolls the members up again; the entry when it differs from the former, and the change of health.
     ///
-    /// `summaries` are those of the members, in their order.
+    /// `summaries` are those of the members, in their order; while `starting`, agents may still come for the first time.
     pub(crate) fn rebuild(
         &mut self,
         summaries: &[Arc<ComponentSummary>],
+        old_words: &OldWords,
+        starting: bool,
         now: Now,
     ) -> (Option<Arc<ScopeEntry>>, Option<ScopeChange>) {
         let policy = self
             .spec
             .as_ref()
             .map_or_else(EffectivePolicy::default, |spec| spec.policy);
-        let rollup = self.roll_up(&policy, summaries);
+        let mut rollup = self.roll_up(&policy, summaries);
+        let (settled, settled_at) = self.is_settled(rollup.verdict.health, summaries, starting, now.instant);
+        if let Some(last) = self.last_word(settled) {
+            rollup.verdict = last;
+        }
         let flapping = self.flap.observe(rollup.verdict.health, now.instant);
         let Shown {
             verdict,
@@ -144,21 +201,21 @@ impl Scope {
             .damping
             .observe(&rollup.verdict, policy.min_healthy, now.instant);
         let (maintenance, maintenance_deadline) = self.maintenance(now);
-        self.deadline = [deadline, self.flap.deadline(), maintenance_deadline]
+        self.deadline = [deadline, self.flap.deadline(), maintenance_deadline, settled_at]
             .into_iter()
             .flatten()
             .min();
 
         let change = self
             .health
-            .filter(|&from| from != verdict.health)
+            .filter(|&from| settled && from != verdict.health)
             .map(|from| ScopeChange {
                 from,
                 to: verdict.health,
                 maintenance: maintenance.as_ref().is_some_and(|maintenance| maintenance.active),
                 verdict: verdict.clone(),
             });
-        if self.health != Some(verdict.health) {
+        if settled && self.health != Some(verdict.health) {
             self.health = Some(verdict.health);
             self.since = now.wall;
         }
@@ -180,17 +237,24 @@ impl Scope {
             // What is shown of the health is what was; so is why.
             view.root_cause = previous.and_then(|previous| previous.view.root_cause.clone());
         }
-        let status = status::desired(
-            &view,
-            self.object.metadata.generation,
-            previous.map(|entry| &entry.status),
-            now.wall,
-        );
+        let written = previous.filter(|entry| entry.settled).map(|entry| &entry.status);
+        let written = written.or(self.inherited.as_deref());
+        let status = match written {
+            Some(written) if !settled => written.clone(),
+            Some(_) | None => status::desired(
+                &view,
+                old_words,
+                self.object.metadata.generation,
+                written,
+                now.wall,
+            ),
+        };
         view.conditions.clone_from(&status.conditions);
         let entry = ScopeEntry {
             object: Arc::clone(&self.object),
             status,
             view,
+            settled,
         };
         if previous.is_some_and(|previous| **previous == entry) {
             return (None, change);
@@ -198,6 +262,47 @@ impl Scope {
         let entry = Arc::new(entry);
         self.entry = Some(Arc::clone(&entry));
         (Some(entry), change)
+    }
+
+    /// Whether what is known suffices to say something new, and when to look again if it does not.
+    ///
+    /// After a start agents come back within seconds, and a new member's kind is listed within moments; until then
+    /// the scope keeps what it said before, unless it is Unhealthy whatever they will say.
+    fn is_settled(
+        &self,
+        measured: Health,
+        summaries: &[Arc<ComponentSummary>],
+        starting: bool,
+        now: Instant,
+    ) -> (bool, Option<Instant>) {
+        if measured == Health::Unhealthy {
+            return (true, None);
+        }
+        let waits_for = |reason| summaries.iter().any(|member| member.reason == reason);
+        if starting && self.inherited.is_some() && waits_for(Reason::STARTING) {
+            return (false, None);
+        }
+        let until = self.seen + SYNC_HOLD;
+        let is_syncing = now < until && waits_for(Reason::SYNCING);
+        (!is_syncing, is_syncing.then_some(until))
+    }
+
+    /// What the former aggregator said last, while nothing else can be said: nothing has settled yet, or the spec
+    /// cannot be used and never could since the start.
+    fn last_word(&self, settled: bool) -> Option<Verdict> {
+        let last = self.inherited.as_ref()?;
+        let health = last.health?;
+        if settled && self.spec.is_some() {
+            return None;
+        }
+        let said = last
+            .conditions
+            .iter()
+            .find(|said| said.type_ == condition::HEALTHY);
+        let (reason, message) = said.map_or((Reason::UNKNOWN, ""), |said| {
+            (Reason::from_untrusted(&said.reason), said.message.as_str())
+        });
+        Some(Verdict::new(health, reason, message))
     }
 
     fn roll_up(&self, policy: &EffectivePolicy, summaries: &[Arc<ComponentSummary>]) -> Rollup {
@@ -246,7 +351,22 @@ impl Scope {
                 depends_on: &member.depends_on,
             })
             .collect();
-        rollup::scope(policy, &members)
+        let rollup = rollup::scope(policy, &members);
+        match self.missing.first() {
+            None => rollup,
+            Some(name) => {
+                let cause = format!("{name}: no component of this scope is called so");
+                Rollup {
+                    verdict: Verdict::new(
+                        Health::Unhealthy,
+                        Reason::REQUIRED_UNAVAILABLE,
+                        format!("required {cause}"),
+                    ),
+                    root_cause: Some(cause),
+                    ..rollup
+                }
+            }
+        }
     }
 
     fn maintenance(&self, now: Now) -> (Option<MaintenanceView>, Option<Instant>) {
@@ -334,7 +454,10 @@ impl Scope {
             maintenance,
             recovering,
             stalled,
-            notes: self.members.notes.clone(),
+            notes: {
+                let of_spec = self.spec.iter().flat_map(|spec| &spec.notes);
+                of_spec.chain(&self.members.notes).cloned().collect()
+            },
             policy: PolicyView {
                 min_available: policy.min_available,
                 needed,
@@ -345,6 +468,23 @@ impl Scope {
             conditions: Vec::new(),
         }
     }
+}
+
+/// Rules that cannot be evaluated, with their places.
+fn broken_rules(spec: &EffectiveScope) -> Vec<String> {
+    let rules = spec
+        .members
+        .iter()
+        .filter_map(|member| Some((member, member.healthy_when.as_deref()?)));
+    rules
+        .filter_map(|(member, rule)| {
+            let error = HealthyWhen::compile(rule).err()?;
+            Some(format!(
+                "spec.workloadRefs: healthyWhen of {}: {error}",
+                member.key
+            ))
+        })
+        .collect()
 }
 
 /// The wall clock at a later instant, if neither clock is touched.

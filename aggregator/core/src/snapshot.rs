@@ -36,6 +36,9 @@ pub struct ScopeEntry {
     pub status: HealthScopeStatus,
     /// The public JSON.
     pub view: ScopeView,
+    /// Whether it may be written: after a start or a new member it is not, for a few seconds, until what must be
+    /// known is known.
+    pub settled: bool,
 }
 
 impl ScopeEntry {

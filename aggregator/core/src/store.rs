@@ -13,10 +13,11 @@
 
 use {
     crate::{
-        component::{ComponentId, Components, InstanceId, Sick},
+        cluster::Cluster,
+        component::{ComponentId, Components, InstanceId, Sick, Sort},
         event::{
-            AnnouncedInstance, Answer, Configuration, DeclaredComponent, Event, Limits, Now, Opened, Refusal,
-            SessionId,
+            AnnouncedInstance, Answer, Configuration, DeclaredComponent, Event, Limits, Now, Opened, PodRef,
+            Refusal, SessionId,
         },
         fleet::{Applied, Fleet, Instance, Lapse, NewInstance, Patience},
         log::{Log, Subject},
@@ -31,13 +32,15 @@ use {
         wire::{Record, Report},
     },
     std::{
-        collections::{BTreeMap, BTreeSet, HashSet},
+        collections::{BTreeMap, BTreeSet, HashMap, HashSet},
         sync::Arc,
         time::Instant,
     },
 };
 
 mod explain;
+mod part;
+mod platform;
 mod publish;
 mod query;
 #[cfg(test)]
@@ -52,6 +55,8 @@ pub struct StoreConfig {
     pub limits: Limits,
     /// Deadlines of presence.
     pub patience: Patience,
+    /// Whether objects come from a Kubernetes cluster.
+    pub kubernetes: bool,
 }
 
 /// What a publication brought.
@@ -96,6 +101,14 @@ pub struct Store {
     /// Sorted by key.
     scopes: Vec<Scope>,
     index: Index,
+    /// The Kubernetes objects, where there is a cluster.
+    cluster: Option<Cluster>,
+    /// The pods that agents speak for, by agent.
+    pods: HashMap<u32, PodRef>,
+    /// The agents that speak for pods, by the pod's uid.
+    agents_of_pods: HashMap<Arc<str>, u32>,
+    /// Sessions whose agent is not wanted any more.
+    evicted: Vec<SessionId>,
     /// By rank, so that what is nested comes first.
     dirty_scopes: BTreeSet<(usize, u32)>,
     scope_deadlines: BTreeSet<(Instant, u32)>,
@@ -117,6 +130,10 @@ impl Store {
             components: Components::default(),
             scopes: Vec::new(),
             index: Index::default(),
+            cluster: config.kubernetes.then(Cluster::default),
+            pods: HashMap::new(),
+            agents_of_pods: HashMap::new(),
+            evicted: Vec::new(),
             dirty_scopes: BTreeSet::new(),
             scope_deadlines: BTreeSet::new(),
             removed: Vec::new(),
@@ -130,10 +147,15 @@ impl Store {
         if self.starting && now.instant >= self.started + self.config.patience.start {
             self.starting = false;
             self.settle_absent(now);
+            self.started_up();
         }
         match event {
             Event::Configured(configuration) => {
                 self.configure(configuration, now);
+                Answer::Done
+            }
+            Event::Cluster(event) => {
+                self.cluster_said(event, now);
                 Answer::Done
             }
             Event::Opened(opened) => self.opened(opened, now),
@@ -167,7 +189,8 @@ impl Store {
     pub fn next_deadline(&self) -> Option<Instant> {
         let start = self.starting.then(|| self.started + self.config.patience.start);
         let scopes = self.scope_deadlines.first().map(|&(deadline, _)| deadline);
-        [start, scopes, self.fleet.next_deadline()]
+        let cluster = self.cluster.as_ref().and_then(Cluster::next_deadline);
+        [start, scopes, cluster, self.fleet.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -181,8 +204,15 @@ impl Store {
     }
 
     fn opened(&mut self, opened: Opened, now: Now) -> Answer {
+        let pod = opened.pod.clone();
+        if let Some(pod) = &pod
+            && self.component_of(pod).is_none()
+        {
+            return Answer::Refused(Refusal::unknown_pod(pod));
+        }
         match self.fleet.open(opened, now) {
             Ok(opening) => {
+                self.speaks_for(opening.agent, pod, now);
                 self.refresh(opening.agent, now);
                 Answer::Opened {
                     resume: opening.resume,
@@ -207,6 +237,10 @@ impl Store {
     }
 
     fn announced(&mut self, agent: u32, instances: Vec<AnnouncedInstance>, now: Now) -> Answer {
+        let instances = match self.proven(agent, instances) {
+            Ok(instances) => instances,
+            Err(refusal) => return Answer::Refused(refusal),
+        };
         let ids = instances
             .iter()
             .flat_map(|instance| &instance.probes)
@@ -238,7 +272,8 @@ impl Store {
             } = announced;
             let component = self.components.find_or_add(&component, now.wall.as_millisecond());
             touched.insert(component);
-            if !self.components.get(component).declared {
+            let of_file = self.components.get(component).sort == Sort::File;
+            if of_file && !self.components.get(component).declared {
                 self.describe(component, &labels, depends_on);
             }
             new.push(NewInstance {
@@ -263,6 +298,7 @@ impl Store {
             component.flapping += instance.flapping_told;
         }
         self.settle_or_remove(touched, &Reason::REMOVED, now);
+        self.pod_is_heard(agent);
         Answer::Done
     }
 
@@ -387,12 +423,16 @@ impl Store {
             self.scope_deadlines.pop_first();
             self.mark_scope(scope);
         }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.tick(now.instant);
+        }
     }
 
     fn forget(&mut self, agent: u32, reason: &Reason, now: Now) {
         let Some(forgotten) = self.fleet.forget(agent) else {
             return;
         };
+        self.pod_is_silent(agent);
         let touched = forgotten
             .instances
             .iter()
@@ -438,8 +478,8 @@ impl Store {
 
     fn settle_or_remove(&mut self, touched: BTreeSet<ComponentId>, reason: &Reason, now: Now) {
         for id in touched {
+            self.place(id);
             if self.components.get(id).is_known() {
-                self.place(id);
                 self.settle(id, now);
             } else {
                 self.remove(id, reason, now);
@@ -521,10 +561,14 @@ impl Store {
     /// Finds the scopes that a component belongs to.
     fn place(&mut self, id: ComponentId) {
         let component = self.components.get(id);
-        let by_label = if component.is_selectable() {
-            self.index.scopes(&component.key.namespace, &component.labels)
-        } else {
-            Vec::new()
+        let by_label = match &self.cluster {
+            Some(cluster) if component.sort == Sort::Other => {
+                cluster.scopes_by_label(&component.key, &self.index)
+            }
+            Some(_) | None if component.is_selectable() => {
+                self.index.scopes(&component.key.namespace, &component.labels)
+            }
+            Some(_) | None => Vec::new(),
         };
         let by_label: Vec<u32> = by_label
             .into_iter()
@@ -548,8 +592,16 @@ impl Store {
     }
 
     fn configure(&mut self, configuration: Configuration, now: Now) {
-        let Configuration { scopes, components } = configuration;
-        self.replace_scopes(scopes, now);
+        let Configuration {
+            scopes,
+            unreadable,
+            components,
+        } = configuration;
+        let readable = scopes.into_iter().filter_map(|object| Scope::new(object, now));
+        let unreadable = unreadable
+            .iter()
+            .filter_map(|unreadable| Scope::unreadable(unreadable, now));
+        self.replace_scopes(readable.chain(unreadable).collect());
         let known: BTreeSet<ComponentId> = self.components.ids().into_iter().collect();
         for &id in &known {
             let component = self.components.get_mut(id);
@@ -588,12 +640,11 @@ impl Store {
         }
         self.connect_nested();
         for id in self.components.ids() {
-            let component = self.components.get(id);
-            if !component.is_known() {
+            self.place(id);
+            if !self.components.get(id).is_known() {
                 self.remove(id, &Reason::REMOVED, now);
                 continue;
             }
-            self.place(id);
             if known.contains(&id) {
                 self.settle(id, now);
             } else {
@@ -601,16 +652,19 @@ impl Store {
                 self.components.set_health(id, health, now_ms);
             }
         }
+        self.look_at_everything();
     }
 
-    fn replace_scopes(&mut self, objects: Vec<Arc<healthscope_crd::HealthScope>>, now: Now) {
+    fn replace_scopes(&mut self, new: Vec<Scope>) {
         let mut former: BTreeMap<ScopeKey, Scope> = std::mem::take(&mut self.scopes)
             .into_iter()
             .map(|scope| (scope.key.clone(), scope))
             .collect();
         let mut scopes: BTreeMap<ScopeKey, Scope> = BTreeMap::new();
-        for mut scope in objects.into_iter().filter_map(|object| Scope::new(object, now)) {
-            if let Some(former) = former.remove(&scope.key) {
+        for mut scope in new {
+            if let Some(former) = former.remove(&scope.key)
+                && former.object.metadata.uid == scope.object.metadata.uid
+            {
                 scope.succeed(former);
             }
             scopes.insert(scope.key.clone(), scope);

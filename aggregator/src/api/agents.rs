@@ -2,8 +2,12 @@
 
 use {
     super::{Api, List, Page, Params, Place, has_words, json},
-    crate::{bus::ToStore, site::problem::Problem},
-    axum::{extract::State, response::Response},
+    crate::{
+        bus::ToStore,
+        identity::readers::Deed,
+        site::{problem::Problem, viewer::Viewer},
+    },
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::{
         event::Event,
         view::{AgentView, Presence},
@@ -25,6 +29,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn list(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
     let Wanted {
@@ -33,7 +38,8 @@ pub(super) async fn list(
         limit,
         after,
     } = wanted;
-    let agents: Vec<AgentView> = api.ask(healthscope_core::store::Store::agents).await?;
+    let sight = api.sight(&viewer).await?;
+    let agents: Vec<AgentView> = api.agents(&sight).await?;
     let matching = agents.into_iter().filter(|agent| {
         presence.is_none_or(|presence| agent.presence == presence)
             && q.as_deref()
@@ -46,8 +52,10 @@ pub(super) async fn list(
 
 pub(super) async fn forget(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Place(name): Place<AgentName>,
 ) -> Result<StatusCode, Problem> {
+    check_forget(&api, &viewer, &name).await?;
     let wanted = name.clone();
     let presence = api
         .ask(move |store| store.agent(&wanted).map(|agent| agent.presence))
@@ -65,4 +73,27 @@ pub(super) async fn forget(
             Ok(StatusCode::NO_CONTENT)
         }
     }
+}
+
+/// Whether somebody may have this agent forgotten: in every namespace that it reports about. Who may not look there learns
+/// nothing about it.
+async fn check_forget(api: &Api, viewer: &Viewer, name: &AgentName) -> Result<(), Problem> {
+    if viewer.may(Deed::ForgetAgent, None).await? {
+        return Ok(());
+    }
+    let wanted = name.clone();
+    let namespaces = api.ask(move |store| store.namespaces_of_agent(&wanted)).await?;
+    let namespaces = namespaces.unwrap_or_default();
+    if namespaces.is_empty() {
+        return viewer.check_deed(Deed::ForgetAgent, None).await;
+    }
+    for namespace in &namespaces {
+        if !viewer.may(Deed::Look, Some(namespace)).await? {
+            return viewer.check_deed(Deed::ForgetAgent, None).await;
+        }
+    }
+    for namespace in &namespaces {
+        viewer.check_deed(Deed::ForgetAgent, Some(namespace)).await?;
+    }
+    Ok(())
 }

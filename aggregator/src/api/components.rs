@@ -2,8 +2,8 @@
 
 use {
     super::{Api, List, Page, Params, Place, has_words, json},
-    crate::site::problem::Problem,
-    axum::{extract::State, response::Response},
+    crate::site::{problem::Problem, viewer::Viewer},
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::view::{ComponentSummary, ComponentView, InstanceView, ProbeView},
     healthscope_shared::{
         health::Health,
@@ -35,6 +35,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn list(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
     let Wanted {
@@ -45,10 +46,7 @@ pub(super) async fn list(
         limit,
         after,
     } = wanted;
-    let components = match scope {
-        Some(scope) => members(&api, namespace, scope)?,
-        None => api.ask(move |store| store.components(namespace.as_ref())).await?,
-    };
+    let components = chosen(&api, &viewer, namespace, scope).await?;
     let matching = components.into_iter().filter(|component| {
         health.is_none_or(|health| component.health == health)
             && q.as_deref().is_none_or(|q| has_words(&searched(component), q))
@@ -59,9 +57,27 @@ pub(super) async fn list(
     })?))
 }
 
-/// The components of one scope, nested scopes among them, in the order of lists.
-fn members(
+/// The components of one scope or namespace, or all of them, that somebody may see.
+async fn chosen(
     api: &Api,
+    viewer: &Viewer,
+    namespace: Option<Namespace>,
+    scope: Option<Name>,
+) -> Result<Vec<Arc<ComponentSummary>>, Problem> {
+    match (namespace, scope) {
+        (namespace, Some(scope)) => members(api, viewer, namespace, scope).await,
+        (Some(namespace), None) => {
+            viewer.check_namespace(Some(&namespace)).await?;
+            api.ask(move |store| store.components(Some(&namespace))).await
+        }
+        (None, None) => api.components(&api.sight(viewer).await?).await,
+    }
+}
+
+/// The components of one scope, nested scopes among them, in the order of lists.
+async fn members(
+    api: &Api,
+    viewer: &Viewer,
     namespace: Option<Namespace>,
     name: Name,
 ) -> Result<Vec<Arc<ComponentSummary>>, Problem> {
@@ -69,11 +85,7 @@ fn members(
         namespace: namespace.unwrap_or_default(),
         name,
     };
-    let snapshot = api.feed.newest();
-    let entry = snapshot
-        .scopes
-        .get(&key)
-        .ok_or_else(|| super::scopes::unknown(&key))?;
+    let entry = api.scope(viewer, &key).await?;
     let members = entry.view.components.iter();
     let mut components: Vec<_> = members.map(|member| Arc::clone(&member.component)).collect();
     components.sort_by_cached_key(|component| key_text(component));
@@ -107,10 +119,12 @@ fn key_text(component: &ComponentSummary) -> String {
 /// The key of a component by the parts of a path; another kind than Component is found among what is known.
 pub(super) async fn find(
     api: &Api,
+    viewer: &Viewer,
     namespace: Namespace,
     name: Name,
     kind: Option<Kind>,
 ) -> Result<ComponentKey, Problem> {
+    viewer.check_one(&namespace).await?;
     let Some(kind) = kind.filter(|kind| kind.as_str() != DEFAULT_KIND) else {
         return Ok(ComponentKey::component(namespace, name));
     };
@@ -150,20 +164,22 @@ pub(super) struct Which {
 
 pub(super) async fn get(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Place((namespace, name)): Place<(Namespace, Name)>,
     Params(Which { kind }): Params<Which>,
 ) -> Result<Response, Problem> {
-    Ok(json(&view(&api, namespace, name, kind).await?))
+    Ok(json(&view(&api, &viewer, namespace, name, kind).await?))
 }
 
 /// One component with its instances and probes.
 pub(crate) async fn view(
     api: &Api,
+    viewer: &Viewer,
     namespace: Namespace,
     name: Name,
     kind: Option<Kind>,
 ) -> Result<ComponentView, Problem> {
-    let key = find(api, namespace.clone(), name.clone(), kind).await?;
+    let key = find(api, viewer, namespace.clone(), name.clone(), kind).await?;
     let wanted = key.clone();
     let view = api.ask(move |store| store.component(&wanted)).await?;
     view.ok_or_else(|| unknown(&namespace, key.kind.as_str(), &name))
@@ -202,6 +218,7 @@ pub(super) struct WantedProbes {
 
 pub(super) async fn probes(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Params(wanted): Params<WantedProbes>,
 ) -> Result<Response, Problem> {
     let WantedProbes {
@@ -212,7 +229,7 @@ pub(super) async fn probes(
         limit,
         after,
     } = wanted;
-    let mut components = api.ask(move |store| store.components(namespace.as_ref())).await?;
+    let mut components = chosen(&api, &viewer, namespace, None).await?;
     components.retain(|found| component.as_ref().is_none_or(|name| found.name == *name));
     let mut probes = Vec::new();
     for chunk in components.chunks(CHUNK) {

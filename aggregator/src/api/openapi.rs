@@ -124,12 +124,13 @@ fn document() -> Value {
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The content of the file given by --token-file, where one is given.",
+                    "description": "The content of the file given by --token-file, where one is given; with --auth=kubernetes, any token \
+                                    that the cluster's API server takes.",
                 },
                 "session": {
                     "type": "apiKey",
                     "in": "cookie",
-                    "name": crate::site::access::COOKIE_NAME,
+                    "name": crate::site::cookie::COOKIE_NAME,
                     "description": "What the sign-in form sets.",
                 },
             },

@@ -4,10 +4,11 @@ use {
     super::{Api, Params, Place, components::find, json},
     crate::{
         bus::{StoreSender, ToStore},
-        site::problem::Problem,
+        identity::readers::Deed,
+        site::{problem::Problem, viewer::Viewer},
         store_actor::{NoRun, Run},
     },
-    axum::{extract::State, response::Response},
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::store::{NoTarget, ProbeTarget},
     healthscope_shared::{
         health::Reason,
@@ -87,6 +88,7 @@ static LATEST: AtomicU64 = AtomicU64::new(0);
 
 pub(super) async fn run(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Place((namespace, name, probe)): Place<(Namespace, Name, ProbeName)>,
     Params(wanted): Params<Wanted>,
     headers: HeaderMap,
@@ -105,7 +107,8 @@ pub(super) async fn run(
             )));
         }
     };
-    let key = find(&api, namespace, name, kind).await?;
+    let key = find(&api, &viewer, namespace, name, kind).await?;
+    viewer.check_deed(Deed::RunProbe, Some(&key.namespace)).await?;
     let wanted = probe.clone();
     let targets = api
         .ask(move |store| store.probe_targets(&key, Some(&wanted)))

@@ -2,8 +2,8 @@
 
 use {
     super::{Api, List, Page, Params, Place, has_words, json},
-    crate::site::problem::Problem,
-    axum::{extract::State, response::Response},
+    crate::site::{problem::Problem, viewer::Viewer},
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::view::ScopeView,
     healthscope_shared::{
         health::Health,
@@ -102,6 +102,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn list(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
     let Wanted {
@@ -111,7 +112,8 @@ pub(super) async fn list(
         limit,
         after,
     } = wanted;
-    let snapshot = api.feed.newest();
+    viewer.check_namespace(namespace.as_ref()).await?;
+    let snapshot = api.sight(&viewer).await?.snapshot;
     let scopes = snapshot.scopes.values().map(|entry| &entry.view).filter(|scope| {
         namespace
             .as_ref()
@@ -136,17 +138,15 @@ fn key(scope: &ScopeView) -> String {
 
 pub(super) async fn get(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Place((namespace, name)): Place<(Namespace, Name)>,
 ) -> Result<Response, Problem> {
-    let key = ScopeKey { namespace, name };
-    match api.feed.newest().scopes.get(&key) {
-        Some(entry) => Ok(json(&entry.view)),
-        None => Err(unknown(&key)),
-    }
+    let entry = api.scope(&viewer, &ScopeKey { namespace, name }).await?;
+    Ok(json(&entry.view))
 }
 
 /// What a scope that does not exist gets.
-pub(crate) fn unknown(key: &ScopeKey) -> Problem {
+pub(super) fn unknown(key: &ScopeKey) -> Problem {
     let ScopeKey { namespace, name } = key;
     Problem::not_found(format!(
         "there is no HealthScope {name} in the namespace {namespace}"

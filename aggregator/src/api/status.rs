@@ -2,7 +2,8 @@
 
 use {
     super::{Api, json},
-    axum::{extract::State, response::Response},
+    crate::site::{problem::Problem, viewer::Viewer},
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::view::Totals,
     healthscope_service::build,
     jiff::Timestamp,
@@ -30,7 +31,8 @@ pub(crate) struct Status {
     totals: Totals,
     /// Id of the latest transition; 0 before the first.
     last_transition: u64,
-    /// Sessions of agents that are open, welcomed or not.
+    /// Sessions of agents that are open, welcomed or not; for a reader who may not see everything, of agents that they
+    /// may see.
     sessions: usize,
     /// Its configuration.
     configuration: ConfigurationStatus,
@@ -42,25 +44,37 @@ pub(crate) struct Status {
 pub(crate) struct ConfigurationStatus {
     /// Counts the configurations that were applied, from 1.
     revision: u64,
-    /// What is wrong with the present files; while anything is, an earlier content stays in force. At most 100.
+    /// What is wrong with the present files; while anything is, an earlier content stays in force. At most 100. For
+    /// readers who may see everything.
     problems: Vec<String>,
 }
 
-pub(super) async fn get(State(api): State<Api>) -> Response {
-    let snapshot = api.feed.newest();
+pub(super) async fn get(
+    State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
+) -> Result<Response, Problem> {
+    let sight = api.sight(&viewer).await?;
+    let snapshot = &sight.snapshot;
     let loaded = api.declared.borrow().clone();
-    let problems = loaded.problems.iter().flat_map(|problems| problems.list());
-    json(&Status {
+    // The files may name what lies in namespaces that this reader must not know of.
+    let problems = loaded.problems.iter().filter(|_| sight.is_all());
+    let problems = problems.flat_map(|problems| problems.list());
+    let sessions = if sight.is_all() {
+        api.sessions.len()
+    } else {
+        snapshot.totals.agents_connected as usize
+    };
+    Ok(json(&Status {
         version: build::VERSION,
         commit: build::COMMIT,
         started_at: api.started,
         now: Timestamp::now(),
         totals: snapshot.totals,
         last_transition: snapshot.last_transition,
-        sessions: api.sessions.len(),
+        sessions,
         configuration: ConfigurationStatus {
             revision: loaded.revision,
             problems: problems.take(MAX_PROBLEMS).map(ToString::to_string).collect(),
         },
-    })
+    }))
 }

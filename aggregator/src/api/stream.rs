@@ -7,10 +7,17 @@ use {
     super::{
         Api, Params,
         scopes::ListedScope,
+        sight::Sight,
         transitions::{Level, has_gap},
     },
-    crate::{bus::Delta, site::problem::Problem},
-    axum::{body::Body, extract::State, response::Response},
+    crate::{
+        bus::Delta,
+        site::{
+            problem::Problem,
+            viewer::{Viewer, Visible},
+        },
+    },
+    axum::{Extension, body::Body, extract::State, response::Response},
     bytes::Bytes,
     futures_util::stream,
     healthscope_core::{
@@ -30,9 +37,17 @@ use {
         convert::Infallible,
         fmt::Write,
         sync::{Arc, OnceLock, atomic::Ordering},
+        time::Duration,
     },
-    tokio::{sync::broadcast, time},
+    tokio::{
+        sync::broadcast,
+        time::{self, Instant},
+    },
 };
+
+/// How often everything is counted, at most, for somebody who may not see everything: unlike for all others, it is counted
+/// for them alone.
+const COUNT_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long a reader shall wait before coming back, milliseconds.
 const RETRY_MS: u32 = 1_000;
@@ -200,6 +215,7 @@ fn level(word: &str) -> Result<Level, Problem> {
 
 pub(super) async fn open(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Params(wanted): Params<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -208,6 +224,7 @@ pub(super) async fn open(
         Some(id) => Some(last_event_id(id)?),
         None => wanted.last_event_id,
     };
+    viewer.check_namespace(filter.namespace.as_ref()).await?;
     let place = Place::take(&api)?;
     // Subscribed before the picture is taken, so that nothing falls between them.
     let deltas = api.feed.deltas.subscribe();
@@ -218,6 +235,8 @@ pub(super) async fn open(
         },
         last: 0,
         filter,
+        viewer,
+        counted: None,
         deltas,
         place,
         is_first: true,
@@ -274,6 +293,9 @@ struct Reader {
     /// Id of the last transition sent.
     last: u64,
     filter: Filter,
+    viewer: Viewer,
+    /// When everything was counted last for somebody who may not see everything.
+    counted: Option<Instant>,
     deltas: broadcast::Receiver<Arc<Delta>>,
     place: Place,
     is_first: bool,
@@ -288,7 +310,8 @@ enum Next {
 }
 
 impl Reader {
-    /// The next piece of the stream; `None` at shutdown.
+    /// The next piece of the stream; `None` when it is over: at shutdown, when who the reader is must be proven again, and
+    /// when nobody can say what they may see.
     async fn read(&mut self) -> Option<Bytes> {
         let api = self.place.0.clone();
         loop {
@@ -304,14 +327,18 @@ impl Reader {
                     let waited = tokio::select! {
                         biased;
                         () = api.shutdown.cancelled() => return None,
+                        () = expiry(&self.viewer) => return None,
                         // Cancel-safe.
                         delta = self.deltas.recv() => Some(delta),
                         () = time::sleep(api.timing.stream_heartbeat) => None,
                     };
                     match waited {
-                        None => return Some(heartbeat(&api.feed.newest())),
+                        None => {
+                            let sight = api.sight(&self.viewer).await.ok()?;
+                            return Some(heartbeat(&sight.snapshot));
+                        }
                         Some(Ok(delta)) => {
-                            let written = self.changes(&delta);
+                            let written = self.changes(&api, &delta).await?;
                             if !written.is_empty() {
                                 return Some(written);
                             }
@@ -329,16 +356,25 @@ impl Reader {
     }
 
     async fn picture(&mut self, api: &Api, after: Option<u64>, missed: bool) -> Option<Bytes> {
-        let (snapshot, transitions) = match after {
+        let (everything, transitions) = match after {
             None => (api.feed.newest(), Vec::new()),
             Some(after) => api
                 .ask(move |store| (store.snapshot(), store.transitions_after(after)))
                 .await
                 .ok()?,
         };
-        let has_lost = match (after, transitions.first()) {
-            (None, _) => missed,
-            (Some(after), _) => has_gap(&snapshot.transitions, after, snapshot.last_transition),
+        // What is missing is told by what is kept of all.
+        let has_lost = match after {
+            None => missed,
+            Some(after) => has_gap(&everything.transitions, after, everything.last_transition),
+        };
+        let sight = api.sight(&self.viewer).await.ok()?;
+        let transitions = sight.transitions(transitions);
+        // Later than `everything` only by what comes as a change as well, which a reader can bear to hear twice.
+        let snapshot = if sight.is_all() {
+            everything
+        } else {
+            Arc::clone(&sight.snapshot)
         };
         let mut out = String::new();
         if std::mem::take(&mut self.is_first) {
@@ -370,23 +406,49 @@ impl Reader {
         Some(out.into())
     }
 
-    fn changes(&mut self, delta: &Delta) -> Bytes {
+    async fn changes(&mut self, api: &Api, delta: &Delta) -> Option<Bytes> {
+        let visible = self.viewer.visible(namespaces(delta)).await.ok()?;
+        let is_all = visible == Visible::All;
         let is_new = delta.transitions.first().is_none_or(|first| first.id > self.last);
-        if is_new && self.filter.is_everything() && self.filter.events.len() == 4 {
+        if is_all && is_new && self.filter.is_everything() && self.filter.events.len() == 4 {
             self.last = delta.transitions.last().map_or(self.last, |last| last.id);
-            return delta.written.everything(delta);
+            return Some(delta.written.everything(delta));
         }
         let mut out = String::new();
         if self.filter.wants(Kinds::Transition) {
-            self.write_transitions(&mut out, &delta.transitions, &delta.snapshot);
+            let transitions = delta.transitions.iter();
+            let transitions: Vec<_> = transitions
+                .filter(|transition| visible.has(&transition.namespace))
+                .cloned()
+                .collect();
+            self.write_transitions(&mut out, &transitions, &delta.snapshot);
         }
         if self.filter.wants(Kinds::Scope) {
-            write_scopes(&mut out, delta, |key| self.filter.has_scope(key));
+            write_scopes(&mut out, delta, |key| {
+                visible.has(&key.namespace) && self.filter.has_scope(key)
+            });
         }
         if self.filter.wants(Kinds::Totals) {
-            write_totals(&mut out, "totals", &delta.snapshot);
+            if is_all {
+                write_totals(&mut out, "totals", &delta.snapshot);
+            } else if !out.is_empty() && self.may_count() {
+                let sight: Sight = api.sight(&self.viewer).await.ok()?;
+                write_totals(&mut out, "totals", &sight.snapshot);
+            }
         }
-        out.into()
+        Some(out.into())
+    }
+
+    /// Whether it is time to count everything for this reader; the next heartbeat does it otherwise.
+    fn may_count(&mut self) -> bool {
+        let now = Instant::now();
+        let may = self
+            .counted
+            .is_none_or(|at| now.duration_since(at) >= COUNT_PERIOD);
+        if may {
+            self.counted = Some(now);
+        }
+        may
     }
 
     fn write_transitions(
@@ -404,6 +466,33 @@ impl Reader {
             .last()
             .map_or(self.last, |last| self.last.max(last.id));
     }
+}
+
+/// When who a reader is must be proven again.
+async fn expiry(viewer: &Viewer) {
+    match viewer.until() {
+        Some(until) => time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The namespaces that something happened in.
+fn namespaces(delta: &Delta) -> BTreeSet<Namespace> {
+    let Delta {
+        transitions,
+        changed,
+        removed,
+        snapshot: _,
+        written: _,
+    } = delta;
+    let of_transitions = transitions.iter().map(|transition| &transition.namespace);
+    let of_changed = changed.iter().map(|entry| &entry.view.namespace);
+    let of_removed = removed.iter().map(|key| &key.namespace);
+    of_transitions
+        .chain(of_changed)
+        .chain(of_removed)
+        .cloned()
+        .collect()
 }
 
 /// A publication as readers who want everything get it, written when the first of them asks.

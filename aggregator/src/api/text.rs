@@ -1,9 +1,9 @@
 //! Scopes for kubectl's friends and for scripts: the objects, the bare words, and Rudr's two words.
 
 use {
-    super::{Api, Place, json, respond, scopes::unknown},
-    crate::site::{accepts, problem::Problem},
-    axum::{extract::State, response::Response},
+    super::{Api, Place, json, respond},
+    crate::site::{accepts, problem::Problem, viewer::Viewer},
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::snapshot::ScopeEntry,
     healthscope_crd::{HealthScope, v1beta1},
     healthscope_shared::name::{Name, Namespace, ScopeKey},
@@ -37,49 +37,59 @@ pub(crate) struct ListMetadata {
     resource_version: &'static str,
 }
 
-pub(super) async fn list(State(api): State<Api>, headers: HeaderMap) -> Response {
-    let snapshot = api.feed.newest();
+pub(super) async fn list(
+    State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let snapshot = api.sight(&viewer).await?.snapshot;
     if accepts(&headers, "text/plain") {
         let mut text = String::new();
         for (key, entry) in snapshot.scopes.iter() {
             let _never_fails = writeln!(text, "{key} {}", entry.view.health);
         }
-        return respond(StatusCode::OK, TEXT, text);
+        return Ok(respond(StatusCode::OK, TEXT, text));
     }
-    json(&HealthScopeList {
+    Ok(json(&HealthScopeList {
         api_version: v1beta1::API_VERSION,
         kind: "HealthScopeList",
         metadata: ListMetadata { resource_version: "" },
         items: snapshot.scopes.values().map(|entry| entry.to_object()).collect(),
-    })
+    }))
 }
 
 pub(super) async fn get_in_default(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Place(name): Place<Name>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    answer(&api, Namespace::default_namespace(), name, &headers)
+    answer(&api, &viewer, Namespace::default_namespace(), name, &headers).await
 }
 
 pub(super) async fn get(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Place((namespace, name)): Place<(Namespace, Name)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    answer(&api, namespace, name, &headers)
+    answer(&api, &viewer, namespace, name, &headers).await
 }
 
-fn answer(api: &Api, namespace: Namespace, name: Name, headers: &HeaderMap) -> Result<Response, Problem> {
-    let key = ScopeKey { namespace, name };
-    let snapshot = api.feed.newest();
-    let entry = snapshot.scopes.get(&key).ok_or_else(|| unknown(&key))?;
+async fn answer(
+    api: &Api,
+    viewer: &Viewer,
+    namespace: Namespace,
+    name: Name,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let entry = api.scope(viewer, &ScopeKey { namespace, name }).await?;
     let mut response = if accepts(headers, "text/plain") {
         respond(StatusCode::OK, TEXT, entry.view.health.as_str())
     } else {
         json(&entry.to_object())
     };
-    *response.status_mut() = status(entry);
+    *response.status_mut() = status(&entry);
     Ok(response)
 }
 
@@ -92,14 +102,16 @@ fn status(entry: &ScopeEntry) -> StatusCode {
 }
 
 /// Rudr's health endpoint: 200 with one of two words, for a scope of the default namespace.
-pub(super) async fn rudr(State(api): State<Api>, Place(scope): Place<String>) -> Result<Response, Problem> {
+pub(super) async fn rudr(
+    State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
+    Place(scope): Place<String>,
+) -> Result<Response, Problem> {
     let Ok(name) = Name::new(&scope) else {
         return Err(super::not_found().await);
     };
     let namespace = Namespace::default_namespace();
-    let key = ScopeKey { namespace, name };
-    let snapshot = api.feed.newest();
-    let entry = snapshot.scopes.get(&key).ok_or_else(|| unknown(&key))?;
+    let entry = api.scope(&viewer, &ScopeKey { namespace, name }).await?;
     let word = if entry.view.health.is_available() {
         "healthy"
     } else {

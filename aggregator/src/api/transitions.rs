@@ -2,8 +2,8 @@
 
 use {
     super::{Api, Params, json},
-    crate::site::problem::Problem,
-    axum::{extract::State, response::Response},
+    crate::site::{problem::Problem, viewer::Viewer},
+    axum::{Extension, extract::State, response::Response},
     healthscope_core::view::{Change, TransitionView},
     healthscope_shared::name::{Name, Namespace},
     schemars::JsonSchema,
@@ -58,6 +58,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn list(
     State(api): State<Api>,
+    Extension(viewer): Extension<Viewer>,
     Params(wanted): Params<Wanted>,
 ) -> Result<Response, Problem> {
     let Wanted {
@@ -67,6 +68,9 @@ pub(super) async fn list(
         level,
         limit,
     } = wanted;
+    viewer.check_namespace(namespace.as_ref()).await?;
+    let sight = api.sight(&viewer).await?;
+    // Of everybody's, since what is missing is told by what is kept of all.
     let mut snapshot = api.feed.newest();
     let mut kept = snapshot.transitions.clone();
     if level == Some(Level::Probe) {
@@ -83,6 +87,7 @@ pub(super) async fn list(
         .rev()
         .filter(|transition| {
             after.is_none_or(|after| transition.id > after)
+                && sight.visible.has(&transition.namespace)
                 && namespace
                     .as_ref()
                     .is_none_or(|namespace| transition.namespace == *namespace)

@@ -8,8 +8,12 @@ use {
         page,
         parts::{self, count},
     },
-    crate::{api::has_words, site::problem::Problem},
+    crate::{
+        api::has_words,
+        site::{problem::Problem, viewer::Viewer},
+    },
     axum::{
+        Extension,
         extract::{RawQuery, State},
         response::Response,
     },
@@ -25,10 +29,12 @@ const PAGE: usize = 200;
 
 pub(super) async fn get(
     State(dashboard): State<Dashboard>,
+    Extension(viewer): Extension<Viewer>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let wanted = Wanted::read(query.as_deref());
-    let mut agents = dashboard.api.ask(healthscope_core::store::Store::agents).await?;
+    let sight = dashboard.api.sight(&viewer).await?;
+    let mut agents = dashboard.api.agents(&sight).await?;
     let absent = agents.iter().filter(|agent| is_absent(agent.presence)).count();
     let total = agents.len();
     agents.retain(|agent| {
@@ -40,7 +46,7 @@ pub(super) async fn get(
                 ))
     });
     agents.sort_by_key(|agent| std::cmp::Reverse(health(agent.presence)));
-    let snapshot = dashboard.newest();
+    let snapshot = &sight.snapshot;
     let now = Timestamp::now();
     let last = agents.len().div_ceil(PAGE).max(1);
     let start = (wanted.number.min(last) - 1) * PAGE;
@@ -79,7 +85,8 @@ pub(super) async fn get(
         icon: layout::worst(&snapshot.totals.scopes),
         place: Place::Agents,
         now,
-        totals: &snapshot.totals,
+        viewer: &viewer,
+        sight: &sight,
         summary: title,
         content,
         aside: None,

@@ -6,8 +6,13 @@ use {
         layout::{Page, Place},
         page, parts, rows,
     },
-    crate::{api::component_view, site::problem::Problem},
+    crate::{
+        api::component_view,
+        identity::readers::Deed,
+        site::{problem::Problem, viewer::Viewer},
+    },
     axum::{
+        Extension,
         extract::{Path, State},
         response::{IntoResponse, Response},
     },
@@ -30,6 +35,7 @@ const CHANGES: usize = 30;
 
 pub(super) async fn get(
     State(dashboard): State<Dashboard>,
+    Extension(viewer): Extension<Viewer>,
     Path((namespace, kind, name)): Path<(String, String, String)>,
 ) -> Response {
     let (Ok(namespace), Ok(kind), Ok(name)) =
@@ -37,11 +43,16 @@ pub(super) async fn get(
     else {
         return Problem::not_found("there cannot be a component of this name").into_response();
     };
-    let view = match component_view(&dashboard.api, namespace, name, Some(kind)).await {
-        Ok(view) => view,
+    let seen = async {
+        let view = component_view(&dashboard.api, &viewer, namespace.clone(), name, Some(kind)).await?;
+        let may_run = viewer.may(Deed::RunProbe, Some(&namespace)).await?;
+        Ok((view, may_run, dashboard.api.sight(&viewer).await?))
+    };
+    let (view, may_run, sight) = match seen.await {
+        Ok(seen) => seen,
         Err(problem) => return dashboard.missing(&problem),
     };
-    let snapshot = dashboard.newest();
+    let snapshot = &sight.snapshot;
     let now = Timestamp::now();
     let ComponentView {
         component,
@@ -100,7 +111,7 @@ pub(super) async fn get(
             }
         }
         @if running.is_empty() { p class="empty" { "No agent speaks for this component." } }
-        @for instance in running.iter().take(INSTANCES) { (instance_card(&component, instance, now)) }
+        @for instance in running.iter().take(INSTANCES) { (instance_card(&component, instance, may_run, now)) }
         @if instances.total as usize > INSTANCES {
             p class="more" { "and " (instances.total as usize - INSTANCES) " more instances" }
         }
@@ -121,7 +132,8 @@ pub(super) async fn get(
         icon: *health,
         place: Place::Elsewhere,
         now,
-        totals: &snapshot.totals,
+        viewer: &viewer,
+        sight: &sight,
         summary: if message.is_empty() {
             format!("{name} is {word}")
         } else {
@@ -133,7 +145,12 @@ pub(super) async fn get(
     page(StatusCode::OK, markup)
 }
 
-fn instance_card(component: &ComponentSummary, instance: &InstanceView, now: Timestamp) -> Markup {
+fn instance_card(
+    component: &ComponentSummary,
+    instance: &InstanceView,
+    may_run: bool,
+    now: Timestamp,
+) -> Markup {
     let InstanceView {
         name,
         agent,
@@ -169,7 +186,7 @@ fn instance_card(component: &ComponentSummary, instance: &InstanceView, now: Tim
                     }
                 }
                 tbody {
-                    @for probe in probes.iter().take(PROBES) { (probe_rows(component, instance, probe, now)) }
+                    @for probe in probes.iter().take(PROBES) { (probe_rows(component, instance, probe, may_run, now)) }
                 }
             }
             @if probes.len() > PROBES { p class="more" { "and " (probes.len() - PROBES) " more probes" } }
@@ -181,6 +198,7 @@ fn probe_rows(
     component: &ComponentSummary,
     instance: &InstanceView,
     probe: &ProbeView,
+    may_run: bool,
     now: Timestamp,
 ) -> Markup {
     let run = format!(
@@ -213,7 +231,7 @@ fn probe_rows(
             }
             td class="number" { @if let Some(runs) = &probe.runs { (took(runs)) } }
             td class="age" { @if let Some(since) = probe.since { (parts::since(since, now)) } }
-            td class="run" { button type="button" class="quiet" hidden data-run=(run) data-for=(key) { "Run now" } }
+            td class="run" { @if may_run { button type="button" class="quiet" hidden data-run=(run) data-for=(key) { "Run now" } } }
         }
     }
 }

@@ -9,8 +9,12 @@ use {
         parts::{self, count},
         rows::{self, Depth, Row},
     },
-    crate::{api::has_words, site::problem::Problem},
+    crate::{
+        api::has_words,
+        site::{problem::Problem, viewer::Viewer},
+    },
     axum::{
+        Extension,
         extract::{RawQuery, State},
         response::Response,
     },
@@ -31,17 +35,19 @@ const DEPTH: Depth = Depth {
 
 pub(super) async fn get(
     State(dashboard): State<Dashboard>,
+    Extension(viewer): Extension<Viewer>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let wanted = Wanted::read(query.as_deref());
-    let mut found: Vec<Arc<ComponentSummary>> = dashboard.api.ask(|store| store.components(None)).await?;
+    let sight = dashboard.api.sight(&viewer).await?;
+    let mut found: Vec<Arc<ComponentSummary>> = dashboard.api.components(&sight).await?;
     found.retain(|component| {
         (!wanted.problems_only || component.health != Health::Healthy)
             && (wanted.words.is_empty() || has_words(&text(component), &wanted.words))
     });
     // The store's own order stays within equals.
     found.sort_by_key(|component| Reverse(component.health));
-    let snapshot = dashboard.newest();
+    let snapshot = &sight.snapshot;
     let now = Timestamp::now();
     let last = found.len().div_ceil(PAGE).max(1);
     let start = (wanted.number.min(last) - 1) * PAGE;
@@ -77,7 +83,8 @@ pub(super) async fn get(
         icon: layout::worst(&totals),
         place: Place::Components,
         now,
-        totals: &snapshot.totals,
+        viewer: &viewer,
+        sight: &sight,
         summary: title,
         content,
         aside: None,

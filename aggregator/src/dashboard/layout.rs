@@ -2,7 +2,8 @@
 
 use {
     super::{Dashboard, assets, parts},
-    healthscope_core::{snapshot::Snapshot, view::Totals},
+    crate::{api::Sight, site::viewer::Viewer},
+    healthscope_core::view::Totals,
     healthscope_crd::v1beta1::Summary,
     healthscope_service::build,
     healthscope_shared::health::Health,
@@ -27,7 +28,10 @@ pub(super) struct Page<'a> {
     pub(super) icon: Health,
     pub(super) place: Place,
     pub(super) now: Timestamp,
-    pub(super) totals: &'a Totals,
+    /// Whom it is for.
+    pub(super) viewer: &'a Viewer,
+    /// What they may see.
+    pub(super) sight: &'a Sight,
     /// What the part of a sentence says that is read out when it changes.
     pub(super) summary: String,
     pub(super) content: Markup,
@@ -60,7 +64,8 @@ impl Dashboard {
             icon,
             place,
             now,
-            totals,
+            viewer,
+            sight,
             summary,
             content,
             aside,
@@ -81,15 +86,18 @@ impl Dashboard {
                                 (entry("/ui/agents", "Agents", place == Place::Agents))
                             }
                             div class="numbers" id="numbers" data-live {
-                                (numbers(totals))
+                                (numbers(&sight.snapshot.totals))
                             }
                             p class="pulse" id="pulse" { span class="dot" aria-hidden="true" {} span id="pulse-text" { "not live" } }
                             @if !self.access.is_open() {
-                                form method="post" action="/logout" { button class="quiet" { "Sign out" } }
+                                form method="post" action="/logout" {
+                                    @if let Some(name) = viewer.name() { span class="muted" { (parts::visible(name)) } " " }
+                                    button class="quiet" { "Sign out" }
+                                }
                             }
                         }
                     }
-                    (self.problems())
+                    @if sight.is_all() { (self.problems()) } @else { div id="configuration" data-live {} }
                     p id="lost" class="lost" hidden {
                         strong { "Connection lost. " }
                         "What you see is from " span id="lost-since" {} " and may be out of date. Trying again…"
@@ -129,11 +137,6 @@ impl Dashboard {
                 }
             }
         }
-    }
-
-    /// The page's picture of the store.
-    pub(super) fn newest(&self) -> std::sync::Arc<Snapshot> {
-        self.api.feed.newest()
     }
 }
 

@@ -8,8 +8,12 @@ use {
         parts::{self, count},
         rows::{self, Depth, Row},
     },
-    crate::{api::has_words, site::problem::Problem},
+    crate::{
+        api::has_words,
+        site::{problem::Problem, viewer::Viewer},
+    },
     axum::{
+        Extension,
         extract::{RawQuery, State},
         response::Response,
     },
@@ -121,15 +125,17 @@ pub(super) fn pages(path: &str, wanted: &Wanted, size: usize, total: usize) -> M
 
 pub(super) async fn get(
     State(dashboard): State<Dashboard>,
+    Extension(viewer): Extension<Viewer>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let wanted = Wanted::read(query.as_deref());
-    let snapshot = dashboard.newest();
+    let sight = dashboard.api.sight(&viewer).await?;
+    let snapshot = &sight.snapshot;
     let now = Timestamp::now();
-    let scopes = choose(&snapshot, &wanted);
-    let verdict = Verdict::of(&snapshot);
+    let scopes = choose(snapshot, &wanted);
+    let verdict = Verdict::of(snapshot);
     let content = html! {
-        (verdict.markup(&snapshot))
+        (verdict.markup(snapshot))
         @if !snapshot.scopes.is_empty() {
             (filters("/", &wanted, "Search scopes and components"))
             (list(&scopes, &wanted, now))
@@ -144,7 +150,8 @@ pub(super) async fn get(
             icon: layout::worst(&snapshot.totals.scopes),
             place: Place::Scopes,
             now,
-            totals: &snapshot.totals,
+            viewer: &viewer,
+            sight: &sight,
             summary: verdict.spoken(),
             content,
             aside: Some(rows::changes(&transitions, now)),

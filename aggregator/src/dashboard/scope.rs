@@ -9,10 +9,11 @@ use {
         rows::{self, Depth, Row},
     },
     crate::{
-        api::{has_words, unknown_scope},
-        site::problem::Problem,
+        api::has_words,
+        site::{problem::Problem, viewer::Viewer},
     },
     axum::{
+        Extension,
         extract::{Path, RawQuery, State},
         response::{IntoResponse, Response},
     },
@@ -40,6 +41,7 @@ const DEPTH: Depth = Depth {
 
 pub(super) async fn get(
     State(dashboard): State<Dashboard>,
+    Extension(viewer): Extension<Viewer>,
     Path((namespace, name)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -48,10 +50,15 @@ pub(super) async fn get(
     };
     let key = ScopeKey { namespace, name };
     let wanted = Wanted::read(query.as_deref());
-    let snapshot = dashboard.newest();
-    let Some(entry) = snapshot.scopes.get(&key) else {
-        return dashboard.missing(&unknown_scope(&key));
+    let seen = async {
+        let entry = dashboard.api.scope(&viewer, &key).await?;
+        Ok((entry, dashboard.api.sight(&viewer).await?))
     };
+    let (entry, sight) = match seen.await {
+        Ok(seen) => seen,
+        Err(problem) => return dashboard.missing(&problem),
+    };
+    let snapshot = &sight.snapshot;
     let scope = &entry.view;
     let now = Timestamp::now();
     let path = parts::scope_path(&scope.namespace, &scope.name);
@@ -85,7 +92,8 @@ pub(super) async fn get(
         icon: scope.health,
         place: Place::Elsewhere,
         now,
-        totals: &snapshot.totals,
+        viewer: &viewer,
+        sight: &sight,
         summary: spoken(scope),
         content,
         aside: Some(rows::changes(&transitions, now)),

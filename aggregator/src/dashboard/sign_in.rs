@@ -2,11 +2,15 @@
 
 use {
     super::{Dashboard, assets, layout, page},
-    crate::site::{
-        From,
-        access::{COOKIE_NAME, SESSION, SignInLimit},
-        problem::Problem,
-        see_other,
+    crate::{
+        identity::readers::Unavailable,
+        site::{
+            From,
+            access::{SignIn, SignInLimit},
+            cookie::COOKIE_NAME,
+            problem::Problem,
+            see_other,
+        },
     },
     axum::{
         Extension,
@@ -27,7 +31,7 @@ pub(super) async fn form(State(dashboard): State<Dashboard>, RawQuery(query): Ra
     if dashboard.access.is_open() {
         return see_other(&next);
     }
-    page(StatusCode::OK, markup(&next, None))
+    page(StatusCode::OK, dashboard.form(&next, None))
 }
 
 pub(super) async fn submit(
@@ -46,19 +50,38 @@ pub(super) async fn submit(
         .header(RETRY_AFTER, seconds));
     }
     let token = form_urlencoded::parse(&body).find(|(name, _)| name == "token");
-    let is_right = token.is_some_and(|(_, token)| dashboard.access.is_token(token.trim().as_bytes()));
-    let session = dashboard.access.session(SystemTime::now()).filter(|_| is_right);
-    let Some(session) = session else {
-        dashboard.sign_ins.failed(address, now);
-        dashboard.metrics.sign_ins_failed.inc();
-        return Ok(page(
-            StatusCode::FORBIDDEN,
-            markup(&next, Some("That is not the token.")),
-        ));
-    };
-    let mut response = see_other(&next);
-    set_cookie(&mut response, &session, SESSION.as_secs(), from.is_tls);
-    Ok(response)
+    let token = token
+        .map(|(_, token)| token.trim().to_owned())
+        .unwrap_or_default();
+    match dashboard.access.sign_in(&token, SystemTime::now()).await {
+        Ok(SignIn::Done(cookie)) => {
+            let mut response = see_other(&next);
+            set_cookie(&mut response, &cookie.value, cookie.lasts.as_secs(), from.is_tls);
+            Ok(response)
+        }
+        Ok(SignIn::Wrong) => {
+            dashboard.sign_ins.failed(address, now);
+            dashboard.metrics.sign_ins_failed.inc();
+            let error = if dashboard.access.is_of_cluster() {
+                "The cluster does not accept this token."
+            } else {
+                "That is not the token."
+            };
+            Ok(page(StatusCode::FORBIDDEN, dashboard.form(&next, Some(error))))
+        }
+        Ok(SignIn::TooManyGroups) => {
+            let error = "Your account is in more groups than a cookie can hold. Use the command line, or the token of a \
+                         ServiceAccount.";
+            Ok(page(StatusCode::FORBIDDEN, dashboard.form(&next, Some(error))))
+        }
+        Err(Unavailable) => {
+            let error = "The cluster's API server cannot be asked now. Try again in a moment.";
+            Ok(page(
+                StatusCode::SERVICE_UNAVAILABLE,
+                dashboard.form(&next, Some(error)),
+            ))
+        }
+    }
 }
 
 pub(super) async fn leave(Extension(from): Extension<From>) -> Response {
@@ -71,7 +94,7 @@ fn set_cookie(response: &mut Response, value: &str, seconds: u64, is_tls: bool) 
     let secure = if is_tls { "; Secure" } else { "" };
     let cookie =
         format!("{COOKIE_NAME}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
-    let cookie = HeaderValue::from_str(&cookie).expect("the value is digits, a dot and hexadecimal digits");
+    let cookie = HeaderValue::from_str(&cookie).expect("the value is digits, dots and base64");
     response.headers_mut().insert(SET_COOKIE, cookie);
 }
 
@@ -89,41 +112,54 @@ fn is_ours(path: &str) -> bool {
     path.starts_with('/') && !path.starts_with("//") && is_plain && path.len() <= 1_024
 }
 
-fn markup(next: &str, error: Option<&str>) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            (layout::head("Sign in", &assets::path("healthy.svg"), false))
-            body class="sign-in" {
-                main id="main" class="card plain" {
-                    p class="brand" { (layout::mark()) span { "Health" b { "Scope" } } }
-                    h1 { "Sign in" }
-                    form method="post" action="/login" {
-                        label for="token" { "Token" }
-                        input type="password" id="token" name="token" autocomplete="current-password" required autofocus
-                            aria-describedby=[error.map(|_| "error")] aria-invalid=[error.map(|_| "true")];
-                        @if let Some(error) = error { p id="error" class="note alert" role="alert" { (error) } }
-                        input type="hidden" name="next" value=(next);
-                        button { "Sign in" }
+impl Dashboard {
+    /// The form, perhaps with what was wrong with the last try.
+    fn form(&self, next: &str, error: Option<&str>) -> Markup {
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                (layout::head("Sign in", &assets::path("healthy.svg"), false))
+                body class="sign-in" {
+                    main id="main" class="card plain" {
+                        p class="brand" { (layout::mark()) span { "Health" b { "Scope" } } }
+                        h1 { "Sign in" }
+                        form method="post" action="/login" {
+                            label for="token" { "Token" }
+                            input type="password" id="token" name="token" autocomplete="current-password" required autofocus
+                                aria-describedby=[error.map(|_| "error")] aria-invalid=[error.map(|_| "true")];
+                            @if let Some(error) = error { p id="error" class="note alert" role="alert" { (error) } }
+                            input type="hidden" name="next" value=(next);
+                            button { "Sign in" }
+                        }
+                        @if self.access.is_of_cluster() {
+                            p class="muted" {
+                                "Any token that the cluster's API server takes: your own, or that of a ServiceAccount ("
+                                code { "kubectl create token ACCOUNT" } "). You see what RBAC lets its owner see."
+                            }
+                        } @else {
+                            p class="muted" { "It is the content of the file that the aggregator was started with (" code { "--token-file" } ")." }
+                        }
                     }
-                    p class="muted" { "It is the content of the file that the aggregator was started with (" code { "--token-file" } ")." }
                 }
             }
         }
     }
-}
 
-impl Dashboard {
-    /// A page for something that is not there.
+    /// A page for something that is not there, or cannot be shown.
     pub(super) fn missing(&self, problem: &Problem) -> Response {
+        let title = match problem.status() {
+            StatusCode::NOT_FOUND => "Not found",
+            StatusCode::SERVICE_UNAVAILABLE => "Not now",
+            status => status.canonical_reason().unwrap_or("Error"),
+        };
         let markup = html! {
             (DOCTYPE)
             html lang="en" {
-                (layout::head("Not found", &assets::path("unknown.svg"), false))
+                (layout::head(title, &assets::path("unknown.svg"), false))
                 body class="sign-in" {
                     main id="main" class="card plain" {
                         p class="brand" { (layout::mark()) span { "Health" b { "Scope" } } }
-                        h1 { "Not found" }
+                        h1 { (title) }
                         p { (problem.detail()) "." }
                         p { a href="/" { "All scopes" } }
                     }

@@ -5,13 +5,15 @@
 
 use {
     super::{
-        Ingest,
+        Ingest, elsewhere,
+        quota::Counted,
         socket::{Incoming, Socket},
     },
     crate::{
         bus::ToStore,
         clock,
-        mailbox::{Mail, OpenSession},
+        identity::{self, PodIdentity},
+        mailbox::{Leave, Mail, OpenSession},
         metrics::EndReason,
         site::From,
         stream::Stream,
@@ -28,6 +30,7 @@ use {
     hyper::upgrade::OnUpgrade,
     hyper_util::rt::TokioIo,
     std::{
+        hash::{BuildHasher, Hasher, RandomState},
         pin::Pin,
         sync::Arc,
         time::{Duration, Instant},
@@ -39,9 +42,36 @@ use {
 /// An event that the store took longer than this to make room for: meanwhile nobody listened to the agent.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// An agent whose pod is known.
+pub(super) struct Guest {
+    identity: PodIdentity,
+    /// When the session is over: the token that opened it must not be good for ever, should somebody have stolen it.
+    until: Option<Instant>,
+    _counted: Counted,
+}
+
+impl Guest {
+    /// `renewal` is the time over which sessions end after their tokens.
+    pub(super) fn new(identity: PodIdentity, counted: Counted, renewal: Duration) -> Self {
+        let share = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+        let until = identity::deadline(identity.expires) + renewal.mul_f64(share);
+        Self {
+            identity,
+            until: Some(until),
+            _counted: counted,
+        }
+    }
+}
+
 impl Ingest {
     /// Waits for the connection to be ours, then holds the session until it ends.
-    pub(super) async fn converse(self: Arc<Self>, from: From, upgrade: OnUpgrade, open: OpenSession) {
+    pub(super) async fn converse(
+        self: Arc<Self>,
+        from: From,
+        upgrade: OnUpgrade,
+        open: OpenSession,
+        guest: Option<Guest>,
+    ) {
         let Ok(Ok(upgraded)) = time::timeout(self.timing.handshake, upgrade).await else {
             // The peer was gone before it had our answer.
             return;
@@ -54,7 +84,7 @@ impl Ingest {
         drop(parts.read_buf);
         // Boxed apart, so that what the handshake needed is not reserved for as long as the session lasts. Socket and
         // conversation have boxes of their own: a future holds what it is given twice.
-        Box::pin(Conversation::new(self, from, open).hold(socket)).await;
+        Box::pin(Conversation::new(self, from, open, guest).hold(socket)).await;
     }
 }
 
@@ -67,12 +97,14 @@ struct Conversation {
     timer: Pin<Box<Sleep>>,
     armed: Instant,
     said_hello: bool,
+    /// Boxed, since where nobody vouches for agents there is none.
+    guest: Option<Box<Guest>>,
     /// Why the session ended when the connection does.
     if_lost: EndReason,
 }
 
 impl Conversation {
-    fn new(ingest: Arc<Ingest>, from: From, open: OpenSession) -> Box<Self> {
+    fn new(ingest: Arc<Ingest>, from: From, open: OpenSession, guest: Option<Guest>) -> Box<Self> {
         let now = clock::instant();
         Box::new(Self {
             timer: Box::pin(time::sleep_until(now.into())),
@@ -82,6 +114,7 @@ impl Conversation {
             from,
             open,
             said_hello: false,
+            guest: guest.map(Box::new),
             if_lost: EndReason::Lost,
         })
     }
@@ -114,8 +147,13 @@ impl Conversation {
             }
             let now = clock::instant();
             let paused_until = self.session.readable_at().filter(|at| *at > now);
+            let until = self.guest.as_ref().and_then(|guest| guest.until);
+            if until.is_some_and(|until| now >= until) {
+                self.send_away(now);
+                continue;
+            }
             self.arm(
-                [self.session.deadline(), paused_until]
+                [self.session.deadline(), paused_until, until]
                     .into_iter()
                     .flatten()
                     .min(),
@@ -151,6 +189,15 @@ impl Conversation {
         }
     }
 
+    /// Asks an agent whose token has ended to come back with its new one; the session does not wait for it for long.
+    fn send_away(&mut self, now: Instant) {
+        if let Some(guest) = &mut self.guest {
+            guest.until = None;
+        }
+        self.if_lost = EndReason::Drained;
+        self.session.drain(self.ingest.timing.spread, now);
+    }
+
     fn obey(&mut self, mail: Mail) {
         let now = clock::instant();
         let Mail {
@@ -159,7 +206,7 @@ impl Conversation {
             resync,
             evict,
             end,
-            drain,
+            leave,
             runs,
             forgotten,
         } = mail;
@@ -191,15 +238,27 @@ impl Conversation {
         for request in forgotten {
             self.session.forget_run(request);
         }
-        if let Some(spread) = drain {
-            self.if_lost = EndReason::Drained;
-            self.session.drain(spread, now);
+        if let Some(leave) = leave {
+            self.leave(leave, now);
         }
         if let Some((code, reason)) = end {
             self.session.end(code, &reason, now);
         }
         if evict {
             self.session.evict(now);
+        }
+    }
+
+    fn leave(&mut self, leave: Leave, now: Instant) {
+        match leave {
+            Leave::Back(spread) => {
+                self.if_lost = EndReason::Drained;
+                self.session.drain(spread, now);
+            }
+            Leave::To(redirect) => {
+                self.if_lost = EndReason::Redirected;
+                self.session.redirect(Arc::unwrap_or_clone(redirect), now);
+            }
         }
     }
 
@@ -235,6 +294,14 @@ impl Conversation {
         let metrics = &self.ingest.metrics;
         let event = match event {
             peer::Event::Hello(hello) => {
+                let leave = elsewhere(
+                    &self.ingest.role.borrow(),
+                    Duration::ZERO,
+                    self.ingest.timing.spread,
+                );
+                if let Some(leave) = leave {
+                    return self.leave(leave, now);
+                }
                 metrics.opened.inc();
                 self.said_hello = true;
                 let Hello {
@@ -245,6 +312,14 @@ impl Conversation {
                     seq,
                     acked,
                 } = hello;
+                // Who it says that it is counts only where nobody knows better.
+                let (agent, pod) = match &self.guest {
+                    Some(guest) => (
+                        guest.identity.agent_name(),
+                        Some(Box::new(guest.identity.pod_ref())),
+                    ),
+                    None => (agent, None),
+                };
                 Event::Opened(Opened {
                     session,
                     agent,
@@ -253,6 +328,7 @@ impl Conversation {
                     acked,
                     version,
                     peer: self.from.peer.to_string(),
+                    pod,
                 })
             }
             peer::Event::Announced(instances) => Event::Announced {

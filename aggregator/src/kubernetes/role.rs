@@ -1,21 +1,24 @@
-//! Whose scopes these are.
+//! What this replica is for: to serve, or to stand by.
 
-/// Whether this process is the one that writes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// It is.
+use {healthscope_core::owner::Address, tokio::sync::watch};
+
+/// What this replica is for, at this moment and as far as it knows.
+///
+/// A process that was stopped for a while may still read [`Role::Owner`] when another replica serves already. So
+/// whatever an owner writes carries the resourceVersion that it was computed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It serves: takes agents in, writes statuses and Events.
     Owner,
-    /// Another one is, or nobody yet.
-    #[default]
-    Standby,
+    /// It is ready to take over, writes nothing and takes no agent in.
+    Standby {
+        /// Where the owner is; `None` when nobody is known to be one, or it does not say.
+        owner: Option<Address>,
+    },
 }
 
-impl Role {
-    /// Whether statuses are ours to write.
-    pub(crate) const fn is_owner(&self) -> bool {
-        match self {
-            Self::Owner => true,
-            Self::Standby => false,
-        }
-    }
+/// The role of an aggregator without replicas.
+#[must_use]
+pub fn always_owner() -> watch::Receiver<Role> {
+    watch::channel(Role::Owner).1
 }

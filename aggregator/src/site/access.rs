@@ -1,126 +1,191 @@
-//! Who may read: the token in a header, or a cookie that proves that the token was once typed into the form.
+//! Who may read: a token in a header, or a cookie that proves that a token was once typed into the form.
 //!
-//! Nothing is stored: the cookie is an expiry time with its authentication code under the token, so that a restart signs
-//! nobody out and a new token signs everybody out.
+//! What a token is depends on [`ReaderAuth`]: one that all readers share, or any that the cluster's API server takes. Nothing
+//! is stored but what the API server said, for a moment; who has signed in is in their cookie.
 
 use {
+    super::{
+        cookie::{Cookie, Cookies},
+        problem::Problem,
+        viewer::{SignedIn, Viewer},
+    },
+    crate::{
+        clock,
+        config::ReaderAuth,
+        identity::{
+            left,
+            readers::{Readers, Reviewed, Unavailable},
+        },
+        ingest::unauthorized,
+    },
     healthscope_service::token::Secret,
     http::{
-        HeaderMap,
-        header::{AUTHORIZATION, COOKIE},
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
     },
-    ring::hmac,
     std::{
         collections::VecDeque,
         net::IpAddr,
-        sync::{Mutex, PoisonError},
-        time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+        sync::{Arc, Mutex, PoisonError},
+        time::{Duration, Instant, SystemTime},
     },
 };
 
-/// The cookie's name.
-pub(crate) const COOKIE_NAME: &str = "healthscope_session";
-/// How long a sign-in lasts: a shift.
-pub(crate) const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
-/// Distinguishes this use of the token from any other.
-const PURPOSE: &str = "healthscope session v1 ";
+/// How long a sign-in lasts at most: a shift.
+const SESSION: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// What readers and agents must show.
-pub(crate) struct Access {
-    token: Option<(Secret, hmac::Key)>,
+/// What readers must show.
+pub(crate) enum Access {
+    /// Nothing.
+    Open,
+    /// The token that all of them share.
+    Token {
+        /// The token.
+        token: Secret,
+        /// Made of the token, so that a new one signs everybody out.
+        cookies: Box<Cookies>,
+    },
+    /// A token of the cluster.
+    Kubernetes {
+        /// The cluster.
+        readers: Arc<Readers>,
+        /// Of this process alone: a restart signs everybody out, since nobody else could say who they are.
+        cookies: Box<Cookies>,
+    },
+}
+
+/// There is no randomness to make cookies safe with.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random numbers, which sign-ins need")]
+pub struct NoRandomness;
+
+/// What became of a sign-in.
+pub(crate) enum SignIn {
+    /// The token is right.
+    Done(Cookie),
+    /// It is nobody's.
+    Wrong,
+    /// It is right, but who it belongs to cannot be kept in a cookie.
+    TooManyGroups,
 }
 
 impl Access {
-    pub(crate) fn new(token: Option<Secret>) -> Self {
-        let with_key = |token: Secret| {
-            let key = hmac::Key::new(hmac::HMAC_SHA256, token.expose().as_bytes());
-            (token, key)
-        };
-        Self {
-            token: token.map(with_key),
-        }
+    pub(crate) fn new(readers: ReaderAuth) -> Result<Self, NoRandomness> {
+        Ok(match readers {
+            ReaderAuth::Open { is_meant: _ } => Self::Open,
+            ReaderAuth::Token(token) => Self::Token {
+                cookies: Box::new(Cookies::from_secret(token.expose().as_bytes())),
+                token,
+            },
+            ReaderAuth::Kubernetes(readers) => Self::Kubernetes {
+                readers,
+                cookies: Box::new(Cookies::random().map_err(|ring::error::Unspecified| NoRandomness)?),
+            },
+        })
     }
 
     /// Whether nobody needs to show anything.
     pub(crate) const fn is_open(&self) -> bool {
-        self.token.is_none()
+        match self {
+            Self::Open => true,
+            Self::Token { .. } | Self::Kubernetes { .. } => false,
+        }
     }
 
-    /// Whether `candidate` is the token; never when there is none.
-    pub(crate) fn is_token(&self, candidate: &[u8]) -> bool {
-        let token = self.token.as_ref();
-        token.is_some_and(|(token, _)| token.matches(candidate))
+    /// Whether readers show tokens of a cluster.
+    pub(crate) const fn is_of_cluster(&self) -> bool {
+        match self {
+            Self::Open | Self::Token { .. } => false,
+            Self::Kubernetes { .. } => true,
+        }
     }
 
-    /// Whether `Authorization: Bearer` shows the token.
-    pub(crate) fn has_bearer(&self, headers: &HeaderMap) -> bool {
-        bearer(headers).is_some_and(|candidate| self.is_token(candidate))
-    }
-
-    /// Whether a cookie shows a sign-in that lasts.
-    pub(crate) fn has_session(&self, headers: &HeaderMap, now: SystemTime) -> bool {
-        let cookies = headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        cookies
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .any(|(name, value)| name == COOKIE_NAME && self.is_session(value, now))
-    }
-
-    /// The value of a new cookie.
-    pub(crate) fn session(&self, now: SystemTime) -> Option<String> {
-        let (_, key) = self.token.as_ref()?;
-        let expires = seconds(now + SESSION);
-        let tag = hmac::sign(key, format!("{PURPOSE}{expires}").as_bytes());
-        Some(format!("{expires}.{}", hex(tag.as_ref())))
-    }
-
-    fn is_session(&self, value: &str, now: SystemTime) -> bool {
-        let Some((_, key)) = &self.token else { return false };
-        let Some((expires, tag)) = value.split_once('.') else {
-            return false;
+    /// Who shows a token in a header; `None` when there is none, or one that counts for nothing.
+    pub(crate) async fn by_bearer(&self, headers: &HeaderMap) -> Result<Option<Viewer>, Unavailable> {
+        let Some(candidate) = bearer(headers) else {
+            return Ok(None);
         };
-        let (Some(tag), Ok(until)) = (unhex(tag), expires.parse::<u64>()) else {
-            return false;
+        match self {
+            Self::Open => Ok(None),
+            Self::Token { token, .. } => Ok(token.matches(candidate).then_some(Viewer::Anybody)),
+            Self::Kubernetes { readers, .. } => {
+                let candidate = std::str::from_utf8(candidate).unwrap_or_default();
+                let reviewed = readers.review(candidate).await?;
+                Ok(reviewed.map(|Reviewed { user, until, .. }| {
+                    Viewer::User(Arc::new(SignedIn {
+                        readers: Arc::clone(readers),
+                        user,
+                        until,
+                    }))
+                }))
+            }
+        }
+    }
+
+    /// Who has signed in, as the cookie says; everybody where nobody needs to.
+    pub(crate) fn by_cookie(&self, headers: &HeaderMap, now: SystemTime) -> Option<Viewer> {
+        match self {
+            Self::Open => Some(Viewer::Anybody),
+            Self::Token { cookies, .. } => cookies.read(headers, now).map(|_| Viewer::Anybody),
+            Self::Kubernetes { readers, cookies } => {
+                let (user, left) = cookies.read(headers, now)?;
+                Some(Viewer::User(Arc::new(SignedIn {
+                    readers: Arc::clone(readers),
+                    user: Arc::new(serde_json::from_str(&user).ok()?),
+                    until: clock::instant() + left,
+                })))
+            }
+        }
+    }
+
+    /// What a request gets that shows nothing that counts.
+    pub(crate) fn unauthorized(&self, headers: &HeaderMap) -> Problem {
+        if !self.is_of_cluster() {
+            return unauthorized();
+        }
+        let detail = if bearer(headers).is_some() {
+            "the cluster does not accept this token; it may have expired, or be for another audience than the API server"
+        } else {
+            "a token of the cluster is needed: send it as Authorization: Bearer TOKEN (`kubectl create token ACCOUNT` makes \
+             one)"
         };
-        let is_ours = hmac::verify(key, format!("{PURPOSE}{expires}").as_bytes(), &tag).is_ok();
-        is_ours && seconds(now) < until
+        Problem::new(StatusCode::UNAUTHORIZED, detail).header(
+            WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"healthscope\""),
+        )
+    }
+
+    /// What the form does with a token.
+    pub(crate) async fn sign_in(&self, candidate: &str, now: SystemTime) -> Result<SignIn, Unavailable> {
+        match self {
+            Self::Open => Ok(SignIn::Wrong),
+            Self::Token { token, cookies } => {
+                if !token.matches(candidate.as_bytes()) {
+                    return Ok(SignIn::Wrong);
+                }
+                let made = cookies.make("", now, SESSION);
+                Ok(made.map_or(SignIn::TooManyGroups, SignIn::Done))
+            }
+            Self::Kubernetes { readers, cookies } => {
+                let Some(Reviewed { user, expires, .. }) = readers.review(candidate).await? else {
+                    return Ok(SignIn::Wrong);
+                };
+                let lasts = expires.map_or(SESSION, |expires| SESSION.min(left(expires, clock::now().wall)));
+                let user = serde_json::to_string(&*user).expect("a user has only text");
+                let made = cookies.make(&user, now, lasts);
+                Ok(made.map_or(SignIn::TooManyGroups, SignIn::Done))
+            }
+        }
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+/// The token in `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme
         .eq_ignore_ascii_case(b"Bearer ")
         .then(|| token.trim_ascii())
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let is_hex = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_hex.then(|| {
-        let digits = text.as_bytes().chunks(2);
-        digits
-            .map(|pair| pair.iter().fold(0, |value, &digit| value << 4 | nibble(digit)))
-            .collect()
-    })
-}
-
-fn nibble(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
-    }
 }
 
 /// Failed sign-ins by address: after [`Self::FREE`] within [`Self::WINDOW`] an address has to wait.
@@ -164,61 +229,46 @@ impl SignInLimit {
 mod tests {
     use {super::*, http::HeaderValue};
 
-    fn access() -> Access {
-        Access::new(Some(Secret::new("hush")))
-    }
-
     fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
     }
 
-    #[test]
-    fn only_the_token_opens() {
-        #[track_caller]
-        fn check(value: &str, expected: bool) {
-            assert_eq!(
-                access().has_bearer(&headers(AUTHORIZATION, value)),
-                expected,
-                "{value:?}"
-            );
-        }
-        check("Bearer hush", true);
-        check("bearer hush", true);
-        check("Bearer  hush ", true);
-        check("Bearer hushh", false);
-        check("Bearer", false);
-        check("Basic hush", false);
-        check("", false);
-        assert!(!Access::new(None).has_bearer(&headers(AUTHORIZATION, "Bearer ")));
-    }
-
-    #[test]
-    fn a_cookie_is_good_until_it_expires() {
-        let start = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let value = access().session(start).unwrap();
-        let cookies = headers(COOKIE, &format!("a=b; {COOKIE_NAME}={value}"));
-        assert!(access().has_session(&cookies, start));
-        assert!(access().has_session(&cookies, start + SESSION - Duration::from_secs(1)));
-        assert!(!access().has_session(&cookies, start + SESSION));
-        let other = Access::new(Some(Secret::new("other")));
-        assert!(!other.has_session(&cookies, start), "another token");
-    }
-
-    #[test]
-    fn a_forged_cookie_is_no_cookie() {
-        let start = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let value = access().session(start).unwrap();
-        let (_, tag) = value.split_once('.').unwrap();
-        for forged in [
-            format!("99999999999.{tag}"),
-            format!("{value}0"),
-            "1".into(),
-            ".".into(),
-            format!("+1.{tag}"),
+    #[tokio::test]
+    async fn only_the_token_opens() {
+        let access = Access::new(ReaderAuth::Token(Secret::new("hush"))).unwrap();
+        for (value, expected) in [
+            ("Bearer hush", true),
+            ("bearer hush", true),
+            ("Bearer  hush ", true),
+            ("Bearer hushh", false),
+            ("Bearer", false),
+            ("Basic hush", false),
+            ("", false),
         ] {
-            let cookies = headers(COOKIE, &format!("{COOKIE_NAME}={forged}"));
-            assert!(!access().has_session(&cookies, start), "{forged}");
+            let viewer = access.by_bearer(&headers(AUTHORIZATION, value)).await.unwrap();
+            assert_eq!(viewer.is_some(), expected, "{value:?}");
         }
+        let open = Access::new(ReaderAuth::Open { is_meant: false }).unwrap();
+        let nothing = headers(AUTHORIZATION, "Bearer ");
+        assert!(open.by_bearer(&nothing).await.unwrap().is_none());
+        assert!(open.by_cookie(&nothing, SystemTime::now()).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_sign_in_gives_a_cookie_that_counts() {
+        let access = Access::new(ReaderAuth::Token(Secret::new("hush"))).unwrap();
+        let now = SystemTime::now();
+        assert!(matches!(access.sign_in("guess", now).await, Ok(SignIn::Wrong)));
+        let Ok(SignIn::Done(cookie)) = access.sign_in("hush", now).await else {
+            panic!("the token is right");
+        };
+        assert_eq!(cookie.lasts, SESSION);
+        let line = format!("{}={}", super::super::cookie::COOKIE_NAME, cookie.value);
+        let line = headers(http::header::COOKIE, &line);
+        assert!(access.by_cookie(&line, now).is_some());
+        assert!(access.by_cookie(&line, now + SESSION).is_none());
+        let other = Access::new(ReaderAuth::Token(Secret::new("other"))).unwrap();
+        assert!(other.by_cookie(&line, now).is_none(), "another token");
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Who may open a session, and what the others get.
 
 use {
-    crate::support::{Agent, SHOP, open, serve, serve_with},
-    healthscope_service::token::Secret,
+    crate::support::{Agent, SHOP, open, serve, serve_with, share_token},
     healthscope_shared::wire::SUBPROTOCOL,
     tokio_tungstenite::tungstenite::{Error as WsError, http::Response},
 };
@@ -30,7 +29,7 @@ fn refused<S: std::fmt::Debug>(
 
 #[tokio::test]
 async fn the_token_is_asked_for() {
-    let served = serve_with(SHOP, |config| config.token = Some(Secret::new("hush"))).await;
+    let served = serve_with(SHOP, |config| share_token(config, "hush")).await;
     let none = open(served.address, &[PROTOCOL]).await;
     let response = refused(none, 401, "Authorization: Bearer");
     assert!(

@@ -8,6 +8,7 @@ mod handshake;
 mod metrics;
 mod page;
 mod process;
+mod replicas;
 mod security;
 mod stream;
 mod support;

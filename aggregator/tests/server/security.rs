@@ -1,12 +1,9 @@
 //! What strangers get, and what their pages cannot do.
 
-use {
-    crate::support::{SHOP, Served, serve, serve_with},
-    healthscope_service::token::Secret,
-};
+use crate::support::{SHOP, Served, serve, serve_with, share_token};
 
 async fn guarded() -> Served {
-    serve_with(SHOP, |config| config.token = Some(Secret::new("hush hush"))).await
+    serve_with(SHOP, |config| share_token(config, "hush hush")).await
 }
 
 const FORM: &str = "content-type: application/x-www-form-urlencoded";
@@ -52,7 +49,6 @@ async fn everything_but_health_and_the_form_needs_the_token() {
         "/scopes",
         "/shop",
         "/metrics",
-        "/openapi.json",
         "/ui/agents",
         "/nothing",
     ] {
@@ -64,7 +60,7 @@ async fn everything_but_health_and_the_form_needs_the_token() {
             .await;
         wrong.problem(401);
     }
-    for target in ["/livez", "/readyz", "/healthz", "/login"] {
+    for target in ["/livez", "/readyz", "/healthz", "/openapi.json", "/login"] {
         assert_eq!(served.get(target).await.status, 200, "{target}");
     }
     let right = ["authorization: Bearer hush hush", "host: any.example"];

@@ -2,9 +2,15 @@
 
 use {
     futures_util::{SinkExt, StreamExt},
-    healthscope_aggregator::{App, Config, app::AppError, declared},
+    healthscope_aggregator::{
+        App, Config,
+        app::AppError,
+        config::{self, AgentAuth, ReaderAuth},
+        declared,
+        kubernetes::role::Role,
+    },
     healthscope_core::snapshot::Snapshot,
-    healthscope_service::{config_files::Loaded, shutdown::Shutdown},
+    healthscope_service::{config_files::Loaded, shutdown::Shutdown, token::Secret},
     healthscope_shared::{
         document::Source,
         health::{Health, Reason},
@@ -49,6 +55,7 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     pub(crate) declared: watch::Sender<Loaded<declared::Declared>>,
+    pub(crate) role: watch::Sender<Role>,
     shutdown: Shutdown,
     running: JoinHandle<Result<(), AppError>>,
 }
@@ -61,21 +68,30 @@ pub(crate) async fn serve(text: &str) -> Served {
 /// Starts one with these documents and other settings.
 pub(crate) async fn serve_with(text: &str, change: impl FnOnce(&mut Config)) -> Served {
     let (sender, receiver) = watch::channel(loaded(text, 1));
-    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), receiver);
+    let mut config = Config::new("127.0.0.1:0".parse().unwrap(), config::Source::Files(receiver));
     change(&mut config);
     let app = App::bind(config).unwrap();
     let shutdown = Shutdown::new();
     let (address, snapshots) = (app.address(), app.snapshots());
-    let running = tokio::spawn(app.run(shutdown.clone()));
+    let (role, roles) = watch::channel(Role::Owner);
+    let running = tokio::spawn(app.serve(roles, shutdown.clone()));
     let served = Served {
         address,
         snapshots,
         declared: sender,
+        role,
         shutdown,
         running,
     };
     served.until(|snapshot| snapshot.at.is_some()).await;
     served
+}
+
+/// Makes agents and readers show this token.
+pub(crate) fn share_token(config: &mut Config, token: &str) {
+    let token = Secret::new(token);
+    config.agents = AgentAuth::Token(token.clone());
+    config.readers = ReaderAuth::Token(token);
 }
 
 /// What a set of files would give.

@@ -163,8 +163,8 @@ fn yes(flag: bool) -> Cell {
     }
 }
 
-/// The line of a scope; `manifest` is the Kubernetes object, where whole objects are wanted.
-pub(crate) fn scope(view: &ScopeView, manifest: Option<Value>) -> Row {
+/// The line of a scope; `whole` is the Kubernetes object, where whole objects are wanted.
+pub(crate) fn scope(view: &ScopeView, whole: Option<Value>) -> Row {
     let ScopeView {
         namespace,
         name,
@@ -185,7 +185,7 @@ pub(crate) fn scope(view: &ScopeView, manifest: Option<Value>) -> Row {
         instance: String::new(),
         cells: vec![
             Cell::styled((*health).into(), health.as_str()),
-            available.as_str().into(),
+            message(available),
             message(root_cause.as_deref().unwrap_or_default()),
         ],
         since: Some(*since),
@@ -196,7 +196,7 @@ pub(crate) fn scope(view: &ScopeView, manifest: Option<Value>) -> Row {
             yes(in_maintenance),
             reason.as_str().into(),
         ],
-        object: manifest.unwrap_or_else(|| object(view)),
+        object: whole.unwrap_or_else(|| object(view)),
     }
 }
 

@@ -296,6 +296,7 @@ mod tests {
             object: Arc::new(shop().scopes[0].object.clone()),
             status: healthscope_crd::v1beta1::HealthScopeStatus::default(),
             view,
+            settled: true,
         };
         Snapshot {
             at: Some("2026-01-02T05:00:00Z".parse().unwrap()),

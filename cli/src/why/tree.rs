@@ -64,7 +64,9 @@ fn headline(scope: &ScopeView, now: Timestamp, terminal: Terminal) -> String {
         policy,
         ..
     } = scope;
-    let counted = if summary.total == 0 {
+    let counted = if available.is_empty() {
+        "nothing is known of its components".to_owned()
+    } else if summary.total == 0 {
         "it has no components".to_owned()
     } else if *health == Health::Healthy {
         format!("{available} components available")
@@ -139,25 +141,30 @@ impl Tree<'_> {
             .partition(|member| member.component.health == Health::Healthy);
         // What explains the others comes first; the view's own order, worst first, stays within.
         ill.sort_by_key(|member| member.caused_by.is_some());
-        let hidden = ill.len().saturating_sub(MAX_MEMBERS);
         ill.truncate(MAX_MEMBERS);
-        let has_tail = hidden > 0 || !healthy.is_empty();
+        // A status of Kubernetes counts more than it lists.
+        let summary = &scope.summary;
+        let all_healthy = healthy.len().max(summary.healthy as usize);
+        let hidden = (summary.total.saturating_sub(summary.healthy) as usize).saturating_sub(ill.len());
+        let has_tail = hidden > 0 || all_healthy > 0;
         for (index, member) in ill.iter().enumerate() {
             let is_last = index + 1 == ill.len() && !has_tail;
             self.member(scope, member, indent, is_last);
         }
         if hidden > 0 {
-            let branch = if healthy.is_empty() { "└─" } else { "├─" };
+            let branch = if all_healthy == 0 { "└─" } else { "├─" };
             self.line(indent, branch, &format!("and {hidden} more that are not healthy"));
         }
-        if !healthy.is_empty() {
+        if all_healthy > 0 {
             let mut names: Vec<String> = healthy
                 .iter()
                 .map(|member| name(member))
                 .take(MAX_HEALTHY_NAMES)
                 .collect();
-            if healthy.len() > MAX_HEALTHY_NAMES {
-                names.push(format!("and {} more", healthy.len() - MAX_HEALTHY_NAMES));
+            match all_healthy - names.len() {
+                0 => {}
+                all if names.is_empty() => names.push(format!("the other {all}")),
+                more => names.push(format!("and {more} more")),
             }
             let word = self.terminal.health(Health::Healthy);
             self.line(indent, "└─", &format!("{word} {}", names.join(", ")));

@@ -114,8 +114,9 @@ async fn an_agent_reports_over_tls_with_a_token() {
         "--token-file",
         &file("token"),
     ]);
-    let watcher = Watcher::load(&args.config, INTERVAL, aggregator::declared::read).unwrap();
-    let config = aggregator::Config::from_args(args, watcher.subscribe()).unwrap();
+    let watcher = Watcher::load(&scopes, INTERVAL, aggregator::declared::read).unwrap();
+    let source = aggregator::config::Source::Files(watcher.subscribe());
+    let config = aggregator::Config::from_args(args, source, None).unwrap();
     let app = aggregator::App::bind(config).unwrap();
     let port = app.address().port();
     let serving = tokio::spawn(app.run(shutdown.clone()));

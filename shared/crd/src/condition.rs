@@ -3,6 +3,7 @@
 //! The time is an argument; nothing here reads a clock.
 
 use {
+    crate::v1beta1::HealthScopeStatus,
     healthscope_shared::{health::Reason, one_line},
     jiff::Timestamp,
     k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -88,6 +89,16 @@ pub fn set(
 #[must_use]
 pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Since when a condition has been what it is.
+#[must_use]
+pub fn since(status: &HealthScopeStatus, kind: &str) -> Option<Timestamp> {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)?;
+    Some(condition.last_transition_time.0)
 }
 
 #[cfg(test)]

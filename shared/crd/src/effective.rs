@@ -1,15 +1,19 @@
-//! The spec that the rollup uses: whatever a user wrote, validated, with every default filled in.
+//! The spec that the rollup uses: whatever a user wrote, in the words of whichever version, validated, with every
+//! default filled in.
 //!
 //! All errors are reported at once, each with the path of its field. What can only be seen among the actual members
 //! (a dependency that no member is called by) is not judged here but by the rollup.
 
+mod compatibility;
+
 use {
     crate::{
         cycle::find_cycle,
+        effective::compatibility::MinAvailable,
         key::{is_label_key, is_label_value},
         v1beta1::{
-            self, HealthScope, HealthScopeSpec, Maintenance, Policy, Selector, SelectorOperator,
-            SelectorRequirement, UnknownPolicy, WorkloadRef,
+            self, HealthScope, Maintenance, Policy, Selector, SelectorOperator, SelectorRequirement,
+            UnknownPolicy, WorkloadRef,
         },
     },
     healthscope_shared::{
@@ -50,6 +54,11 @@ pub struct EffectiveScope {
     pub policy: EffectivePolicy,
     /// Work that nobody should be alarmed about.
     pub maintenance: Option<EffectiveMaintenance>,
+    /// Names that members must have without which the scope is Unhealthy, whichever way these are found; sorted. From
+    /// Rudr's `requiredHealthyComponents`.
+    pub required: Vec<Name>,
+    /// What a user should know about fields that were accepted: a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// A member by name.
@@ -215,32 +224,36 @@ pub fn effective(scope: &HealthScope) -> Result<EffectiveScope, Vec<FieldError>>
     let mut found = Vec::new();
     let mut errors = Errors::new("", &mut found);
     let key = scope_key(scope, &mut errors);
-    let HealthScopeSpec {
-        workload_refs,
-        selector,
-        policy,
-        maintenance,
-    } = &scope.spec;
+    let spec = &scope.spec;
     let mut errors = errors.at("spec");
     let namespace = key
         .as_ref()
         .map_or_else(Namespace::default_namespace, |key| key.namespace.clone());
-    let members = members(workload_refs, key.as_ref(), &namespace, &mut errors);
-    if let Some(selector) = selector {
+    let mut members = members(&spec.workload_refs, key.as_ref(), &namespace, &mut errors);
+    compatibility::add_members(&spec.app_references, &namespace, &mut members, &mut errors);
+    if let Some(selector) = &spec.selector {
         check_selector(selector, &mut errors.at("selector"));
     }
-    let policy = effective_policy(policy.as_ref(), &mut errors.at("policy"));
-    let maintenance = maintenance
+    let policy = effective_policy(
+        spec.policy.as_ref(),
+        compatibility::min_available(spec, &mut errors),
+        &mut errors.at("policy"),
+    );
+    let maintenance = spec
+        .maintenance
         .as_ref()
         .map(|maintenance| effective_maintenance(maintenance, &mut errors.at("maintenance")));
+    let required = compatibility::required(spec, &mut errors);
     match key {
         Some(key) if found.is_empty() => Ok(EffectiveScope {
             key,
             generation: scope.metadata.generation,
             members,
-            selector: selector.clone(),
+            selector: spec.selector.clone(),
             policy,
             maintenance,
+            required,
+            notes: compatibility::notes(spec),
         }),
         Some(_) | None => Err(found),
     }
@@ -317,6 +330,11 @@ fn member(workload: &WorkloadRef, namespace: &Namespace, errors: &mut Errors<'_>
         required,
         depends_on,
         healthy_when,
+        namespace: elsewhere,
+        // An object is known by its name: one that is created again is the same member.
+        uid: _,
+        resource_version: _,
+        field_path: _,
     } = workload;
     let kind = parse::<Kind>(
         kind,
@@ -347,6 +365,14 @@ fn member(workload: &WorkloadRef, namespace: &Namespace, errors: &mut Errors<'_>
         group
     });
     let depends_on = dependencies(depends_on, errors);
+    if let Some(elsewhere) = elsewhere.as_deref().filter(|elsewhere| !elsewhere.is_empty())
+        && elsewhere != namespace.as_str()
+    {
+        let shown = one_line(elsewhere, 80);
+        errors.at("namespace").push(format!(
+            "a scope has members from its own namespace ({namespace}) only; make a HealthScope in {shown}"
+        ));
+    }
     let key = ComponentKey {
         namespace: namespace.clone(),
         group: group?.into(),
@@ -527,28 +553,40 @@ fn check_label_value(value: &str, errors: &mut Errors<'_>) {
     }
 }
 
-fn effective_policy(policy: Option<&Policy>, errors: &mut Errors<'_>) -> EffectivePolicy {
-    let defaults = EffectivePolicy::default();
-    let Some(policy) = policy else { return defaults };
+fn effective_policy(
+    policy: Option<&Policy>,
+    rudr: Option<MinAvailable>,
+    errors: &mut Errors<'_>,
+) -> EffectivePolicy {
+    let without = EffectivePolicy {
+        min_available: rudr.map_or(EffectivePolicy::default().min_available, |rudr| rudr.percent),
+        ..EffectivePolicy::default()
+    };
+    let Some(policy) = policy else { return without };
     let Policy {
         min_available,
         unknown_policy,
         min_healthy_seconds,
     } = policy;
     let min_available = match *min_available {
-        None => defaults.min_available,
-        Some(percent) => u8::try_from(percent)
-            .ok()
-            .filter(|&percent| percent <= 100)
-            .unwrap_or_else(|| {
+        None => without.min_available,
+        Some(percent) => match u8::try_from(percent) {
+            Ok(percent @ 0..=100) => {
+                if let Some(contradiction) = rudr.and_then(|rudr| rudr.contradiction(percent)) {
+                    errors.at("minAvailable").push(contradiction);
+                }
+                percent
+            }
+            Ok(_) | Err(_) => {
                 errors
                     .at("minAvailable")
                     .push(format!("{percent} is not a percentage: 0 to 100"));
-                defaults.min_available
-            }),
+                without.min_available
+            }
+        },
     };
     let min_healthy = match *min_healthy_seconds {
-        None => defaults.min_healthy,
+        None => without.min_healthy,
         Some(seconds) => u64::try_from(seconds)
             .ok()
             .map(Duration::from_secs)
@@ -558,7 +596,7 @@ fn effective_policy(policy: Option<&Policy>, errors: &mut Errors<'_>) -> Effecti
                     "{seconds} is not possible: 0 to {} (a day)",
                     MAX_MIN_HEALTHY.as_secs()
                 ));
-                defaults.min_healthy
+                without.min_healthy
             }),
     };
     EffectivePolicy {
@@ -903,6 +941,140 @@ mod tests {
             "{matchLabels: {app: shop}, matchExpressions: [{key: tier, operator: DoesNotExist}]}",
             labels,
             false,
+        );
+    }
+
+    #[test]
+    fn thresholds_of_rudr_are_a_policy() {
+        #[track_caller]
+        fn check(spec: &str, expected: u8, notes: &[&str]) {
+            let found = accept(spec);
+            assert_eq!(found.policy.min_available, expected, "{spec}");
+            assert_eq!(found.notes, notes, "{spec}");
+        }
+        check("{healthThresholdPercentage: 80}", 80, &[]);
+        check("{health-threshold-percentage: 80.0}", 80, &[]);
+        check("{healthyRateThreshold: 75}", 75, &[]);
+        check("{failureRateThreshold: 80}", 20, &[]);
+        check("{failureRateThreshold: 0}", 100, &[]);
+        // The strictest wins.
+        check(
+            "{healthThresholdPercentage: 60, healthyRateThreshold: 70, failureRateThreshold: 20}",
+            80,
+            &[],
+        );
+        check(
+            "{healthThresholdPercentage: 60, policy: {minAvailable: 60}}",
+            60,
+            &[],
+        );
+        check("{healthThresholdPercentage: 60, policy: {}}", 60, &[]);
+        check("{healthThresholdPercentage: null}", 100, &[]);
+        check(
+            "{healthThresholdPercentage: 66.6}",
+            67,
+            &["healthThresholdPercentage: 66.6 is taken as the next stricter whole percentage"],
+        );
+        check(
+            "{healthyRateThreshold: 0.95}",
+            1,
+            &["healthyRateThreshold: 0.95 is less than one percent; write 95 for 95 %"],
+        );
+        check(
+            "{probeMethod: kube-get, probeEndpoint: .status, probeInterval: 30}",
+            100,
+            &["probeMethod, probeEndpoint, probeInterval have no effect: workloads are watched, not polled"],
+        );
+        check(
+            "{probe-interval: 10}",
+            100,
+            &["probe-interval has no effect: workloads are watched, not polled"],
+        );
+    }
+
+    #[test]
+    fn versions_that_contradict_each_other_are_refused() {
+        check(
+            "{policy: {minAvailable: 50}, healthThresholdPercentage: 80}",
+            &[
+                "spec.policy.minAvailable: 50 contradicts healthThresholdPercentage, which asks for 80; remove one of them",
+            ],
+        );
+        check(
+            "{policy: {minAvailable: 80}, failureRateThreshold: 80}",
+            &[
+                "spec.policy.minAvailable: 80 contradicts failureRateThreshold, which asks for 20; remove one of them",
+            ],
+        );
+        check(
+            "{healthThresholdPercentage: 80, health-threshold-percentage: 70}",
+            &[
+                "spec.health-threshold-percentage: 70 contradicts healthThresholdPercentage: 80; remove one of them",
+            ],
+        );
+        check(
+            "{healthThresholdPercentage: 180, failureRateThreshold: -1}",
+            &[
+                "spec.healthThresholdPercentage: 180 is not a percentage: 0 to 100",
+                "spec.failureRateThreshold: -1 is not a percentage: 0 to 100",
+            ],
+        );
+    }
+
+    #[test]
+    fn components_that_rudr_requires_are_one_list() {
+        let required =
+            |spec: &str| -> Vec<String> { accept(spec).required.iter().map(ToString::to_string).collect() };
+        assert_eq!(required("{}"), [""; 0]);
+        assert_eq!(required("{requiredHealthyComponents: null}"), [""; 0]);
+        assert_eq!(required("{requiredHealthyComponents: [web, db]}"), ["db", "web"]);
+        assert_eq!(required("{requiredHealthyComponents: 'web, db,'}"), ["db", "web"]);
+        assert_eq!(
+            required("{requiredHealthyComponents: web, required-healthy-components: [db, web]}"),
+            ["db", "web"]
+        );
+        check(
+            "{required-healthy-components: 'web,The DB'}",
+            &[
+                "spec.required-healthy-components: \"The DB\" is not a valid object name: lower-case letters, digits, \
+                 '-' and '.', at most 253, starting and ending with a letter or digit",
+            ],
+        );
+    }
+
+    #[test]
+    fn references_of_oam_and_kubevela_are_members() {
+        let found = accept(
+            "{probe-interval: 10, workloadRefs: [
+               {apiVersion: apps/v1, kind: Deployment, name: web, uid: u, namespace: default, resourceVersion: '5'}],
+              appReferences: [{appName: shop, compReferences: [
+               {compName: web, workload: {apiVersion: apps/v1, kind: Deployment, name: web}},
+               {compName: db, workload: {apiVersion: apps/v1, kind: StatefulSet, name: db, namespace: default},
+                traits: [{apiVersion: v1, kind: Service, name: db}]},
+               {compName: early}, {compName: earlier, workload: {kind: Deployment}}]}]}",
+        );
+        let keys: Vec<String> = found
+            .members
+            .iter()
+            .map(|member| member.key.to_string())
+            .collect();
+        assert_eq!(keys, ["Deployment/web", "StatefulSet/db"]);
+        check(
+            "{workloadRefs: [{apiVersion: apps/v1, kind: Deployment, name: web, namespace: other}],
+              appReferences: [{compReferences: [{workload: {apiVersion: v1, kind: Pod, name: a, namespace: b}}]}]}",
+            &[
+                "spec.workloadRefs[0].namespace: a scope has members from its own namespace (default) only; make a \
+                 HealthScope in other",
+                "spec.appReferences[0].compReferences[0].workload.namespace: a scope has members from its own \
+                 namespace (default) only; make a HealthScope in b",
+            ],
+        );
+        check(
+            "{appReferences: [{compReferences: [{workload: {kind: Pod, name: a}}]}]}",
+            &[
+                "spec.appReferences[0].compReferences[0].workload.apiVersion: the apiVersion of Pod is needed, such as \
+                 apps/v1",
+            ],
         );
     }
 

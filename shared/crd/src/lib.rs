@@ -8,6 +8,14 @@ pub mod condition;
 pub mod cycle;
 pub mod effective;
 pub mod key;
+pub mod manifest;
+pub mod read;
+pub mod v1alpha1;
+pub mod v1alpha2;
 pub mod v1beta1;
+pub mod writer;
 
-pub use v1beta1::HealthScope;
+pub use {
+    read::{Unreadable, read},
+    v1beta1::HealthScope,
+};

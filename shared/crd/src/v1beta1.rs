@@ -5,6 +5,10 @@
 //! an API server has accepted can always be read.
 
 use {
+    crate::{
+        v1alpha1::Names,
+        v1alpha2::{AppHealthCondition, AppReference, ScopeHealthCondition, WorkloadHealthCondition},
+    },
     healthscope_shared::health::{Health, Reason},
     k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time},
     kube::CustomResource,
@@ -23,7 +27,9 @@ pub const KIND: &str = "HealthScope";
 pub const FILE_API_VERSION: &str = "healthscope.core.oam.dev/v1beta1";
 
 /// What belongs to the scope and when it counts as healthy.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+// The fields after `maintenance` are those of the older versions, so that an object of these is one of this version as
+// it stands; `crate::effective` says what each of them comes to.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "core.oam.dev",
     version = "v1beta1",
@@ -35,6 +41,7 @@ pub const FILE_API_VERSION: &str = "healthscope.core.oam.dev/v1beta1";
     namespaced,
     status = "HealthScopeStatus",
     derive = "PartialEq",
+    selectable = ".status.health",
     doc = "A named set of components with a policy, and the health that they add up to.",
     printcolumn = r#"{"name":"HEALTH","type":"string","jsonPath":".status.health","description":"Healthy, Degraded, Unhealthy or Unknown."}"#,
     printcolumn = r#"{"name":"AVAILABLE","type":"string","jsonPath":".status.available","description":"Components that do their work, of all."}"#,
@@ -60,6 +67,67 @@ pub struct HealthScopeSpec {
     /// alarmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Maintenance>,
+
+    /// From v1alpha1 (Rudr). Accepted and kept; it has no effect, because workloads are watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub probe_method: Option<String>,
+    /// From v1alpha1 (Rudr). Accepted and kept; it has no effect, because workloads are watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub probe_endpoint: Option<String>,
+    /// From v1alpha1 (Rudr). Accepted and kept; it has no effect, because nothing is polled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub probe_timeout: Option<i64>,
+    /// From v1alpha1 (Rudr). Accepted and kept; it has no effect, because changes are seen when they happen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub probe_interval: Option<i64>,
+    /// From v1alpha1 (Rudr). Percentage of the components that may be unavailable. Use `policy.minAvailable`: 100
+    /// less this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub failure_rate_threshold: Option<f64>,
+    /// From v1alpha1 (Rudr). Percentage of the components that must be available. Use `policy.minAvailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub healthy_rate_threshold: Option<f64>,
+    /// From v1alpha1 (Rudr). Percentage of the components that must be available. Use `policy.minAvailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub health_threshold_percentage: Option<f64>,
+    /// From v1alpha1 (Rudr), another spelling of `healthThresholdPercentage`. Use `policy.minAvailable`.
+    #[serde(
+        rename = "health-threshold-percentage",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("deprecated" = true))]
+    pub kebab_health_threshold_percentage: Option<f64>,
+    /// From v1alpha1 (Rudr). Names of components without which the scope is Unhealthy, as a list or separated by
+    /// commas. Use `required` in `workloadRefs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub required_healthy_components: Option<Names>,
+    /// From v1alpha1 (Rudr), another spelling of `requiredHealthyComponents`. Use `required` in `workloadRefs`.
+    #[serde(
+        rename = "required-healthy-components",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(extend("deprecated" = true))]
+    pub kebab_required_healthy_components: Option<Names>,
+    /// From v1alpha2 (OAM). Accepted and kept; it has no effect, because nothing is polled.
+    #[serde(rename = "probe-timeout", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub kebab_probe_timeout: Option<i32>,
+    /// From v1alpha2 (OAM). Accepted and kept; it has no effect, because changes are seen when they happen.
+    #[serde(rename = "probe-interval", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub kebab_probe_interval: Option<i32>,
+    /// From v1alpha2 (KubeVela). Members by the application that they belong to. Use `workloadRefs` or `selector`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("deprecated" = true))]
+    pub app_references: Vec<AppReference>,
 }
 
 /// A member by name.
@@ -86,6 +154,23 @@ pub struct WorkloadRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub healthy_when: Option<String>,
+
+    /// From v1alpha2 (OAM). Accepted and kept; it has no effect: a member is known by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub uid: Option<String>,
+    /// From v1alpha2 (KubeVela). Must be the scope's own namespace: a scope has no members elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub namespace: Option<String>,
+    /// From v1alpha2 (KubeVela). Accepted and kept; it has no effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub resource_version: Option<String>,
+    /// From v1alpha2 (KubeVela). Accepted and kept; it has no effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub field_path: Option<String>,
 }
 
 /// Labels that a member must have; all of it must hold.
@@ -135,8 +220,10 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub min_available: Option<i32>,
-    /// What a component counts as of which nothing is known. Default Unknown.
+    /// What a component counts as of which nothing is known: as undecided (Unknown), as not available (Unhealthy), or
+    /// not at all unless it is required (Ignore). Default Unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UnknownPolicy")]
     pub unknown_policy: Option<UnknownPolicy>,
     /// The scope's health gets better only after having been better for so many seconds; it gets worse at once.
     /// Default 0.
@@ -180,6 +267,7 @@ pub struct HealthScopeStatus {
     pub observed_generation: Option<i64>,
     /// Healthy, Degraded, Unhealthy or Unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Health")]
     pub health: Option<Health>,
     /// Components that are available (Healthy or Degraded), of all: `3/4`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +298,18 @@ pub struct HealthScopeStatus {
     /// Stalled: the spec cannot be used as it is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+
+    /// The health in OAM's words, for clients of v1alpha2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope_health_condition: Option<ScopeHealthCondition>,
+    /// The members' health in OAM's words, at most 50; only in scopes that somebody writes as v1alpha2.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("deprecated" = true))]
+    pub health_conditions: Vec<WorkloadHealthCondition>,
+    /// From v1alpha2 (KubeVela). Health by application; kept, not written any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("deprecated" = true))]
+    pub app_health_conditions: Vec<AppHealthCondition>,
 }
 
 /// How many components there are of each health.
@@ -248,18 +348,23 @@ impl Summary {
 }
 
 /// One component of the scope.
+// An entry that Rudr has written has a name, an instance's name and a status alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ComponentStatus {
     /// Group and version; the group alone where no version is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub api_version: String,
     /// Kind.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
     /// Name.
     pub name: String,
     /// Healthy, Degraded, Unhealthy or Unknown.
+    #[serde(default = "unknown")]
     pub health: Health,
     /// Why, for machines: one CamelCase word.
+    #[serde(default = "unknown_reason")]
     pub reason: Reason,
     /// Why, for people; names the failing check. Absent when all is well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -276,6 +381,22 @@ pub struct ComponentStatus {
     /// Whether a check of this component changes too often to be believed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flapping: bool,
+    /// The component's instance, for clients of v1alpha1; only in scopes that somebody writes as v1alpha1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub instance_name: Option<String>,
+    /// `healthy` or `unhealthy`, for clients of v1alpha1; only in scopes that somebody writes as v1alpha1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("deprecated" = true))]
+    pub status: Option<String>,
+}
+
+const fn unknown() -> Health {
+    Health::Unknown
+}
+
+const fn unknown_reason() -> Reason {
+    Reason::UNKNOWN
 }
 
 /// A maintenance that lasts.

@@ -249,7 +249,7 @@ fn not_utf8(name: &str, bytes: &[u8], error: std::str::Utf8Error) -> Problem {
 pub struct Loaded<T> {
     /// What the files meant when they could last be used.
     pub value: Arc<T>,
-    /// Counts the values, from 1.
+    /// Counts the values, from 1; 0 before the first.
     pub revision: u64,
     /// Why the present content is not `value`; `None` when it is.
     pub problems: Option<Arc<Problems>>,
@@ -261,6 +261,17 @@ impl<T> Clone for Loaded<T> {
             value: self.value.clone(),
             revision: self.revision,
             problems: self.problems.clone(),
+        }
+    }
+}
+
+/// Nothing was read yet.
+impl<T: Default> Default for Loaded<T> {
+    fn default() -> Self {
+        Self {
+            value: Arc::default(),
+            revision: 0,
+            problems: None,
         }
     }
 }

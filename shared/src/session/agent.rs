@@ -53,7 +53,7 @@ pub enum Directive {
     Ca(String),
     /// Connect there next. The session closes itself.
     Redirect(Redirect),
-    /// The aggregator is about to stop. The session closes itself.
+    /// The aggregator cannot keep this agent. The session closes itself.
     Drained,
 }
 

@@ -570,13 +570,15 @@ impl PeerSession {
         self.heard = self.heard.max(now);
     }
 
-    /// The aggregator is about to stop; the agent closes and comes back within the spread.
+    /// The aggregator is about to stop, or stands by for one that it does not know; the agent closes and comes back
+    /// within the spread. Nothing is acknowledged any more.
     pub fn drain(&mut self, spread: Duration, now: Instant) {
         let spread_ms = millis(spread);
         self.leave(ServerMessage::Drain(Drain { spread_ms }), now);
     }
 
-    /// Another aggregator serves this agent; it closes and goes there.
+    /// Another aggregator serves this agent; it closes and goes there. Nothing is acknowledged any more, so that the
+    /// other hears of it.
     pub fn redirect(&mut self, redirect: Redirect, now: Instant) {
         self.leave(ServerMessage::Redirect(redirect), now);
     }
@@ -730,6 +732,10 @@ impl PeerSession {
     }
 
     fn ack_at(&self) -> Option<Instant> {
+        // Whoever serves the agent next must get what this aggregator may not have acted upon.
+        if self.phase == Phase::Leaving {
+            return None;
+        }
         let since = self.unacked_since?;
         let waiting = self.applied.0.saturating_sub(self.acked.0);
         let is_much = waiting >= u64::try_from(RING / 4).expect("64 fits");
@@ -1469,6 +1475,7 @@ mod tests {
                 let to = Redirect {
                     address: "b:7575".into(),
                     server_name: None,
+                    spread_ms: 0,
                 };
                 peer.session.redirect(to, peer.now);
             } else {
@@ -1498,6 +1505,54 @@ mod tests {
                 ),
                 "{written:?}"
             );
+        }
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_once_the_agent_is_sent_away() {
+        for redirect in [false, true] {
+            let mut peer = Peer::open();
+            peer.session.applied(Seq(1), peer.now);
+            if redirect {
+                let to = Redirect {
+                    address: "b:7575".into(),
+                    server_name: Some("b".into()),
+                    spread_ms: 0,
+                };
+                peer.session.redirect(to, peer.now);
+                let said = r#"{"type":"redirect","address":"b:7575","serverName":"b"}"#;
+                assert_eq!(peer.texts(), [said]);
+            } else {
+                peer.session.drain(SECOND, peer.now);
+                peer.texts();
+            }
+            peer.session.applied(Seq(200), peer.now);
+            let written = peer.wait(60 * SECOND);
+            assert!(
+                matches!(&written[..], [(5, Transmit::Close { .. })]),
+                "{written:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_is_sent_away_before_the_welcome_is_not_welcomed() {
+        for mut peer in [Peer::new(), Peer::greeted()] {
+            let to = Redirect {
+                address: "b:7575".into(),
+                server_name: None,
+                spread_ms: 0,
+            };
+            peer.session.redirect(to, peer.now);
+            assert_eq!(peer.hear(HELLO), None, "a hello that crossed it needs no answer");
+            let accept = Accept {
+                acked: None,
+                heartbeat: SECOND,
+                spread: SECOND,
+                version: "1".into(),
+            };
+            peer.session.accept(accept, peer.now);
+            assert_eq!(peer.texts(), [r#"{"type":"redirect","address":"b:7575"}"#]);
         }
     }
 

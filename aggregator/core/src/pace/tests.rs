@@ -51,6 +51,7 @@ fn entry(name: &str, uid: &str, generation: i64, health: Health, note: &str) -> 
     };
     let status = status::desired(
         &view,
+        &status::OldWords::default(),
         Some(generation),
         None,
         Timestamp::from_second(1_000).unwrap(),
@@ -59,6 +60,7 @@ fn entry(name: &str, uid: &str, generation: i64, health: Health, note: &str) -> 
         object: Arc::new(object),
         status,
         view,
+        settled: true,
     })
 }
 

@@ -3,6 +3,7 @@
 use {
     super::{Changes, Store, explain},
     crate::{
+        cluster::Cluster,
         component::ComponentId,
         event::Now,
         log::Subject,
@@ -14,7 +15,7 @@ use {
     healthscope_crd::{effective::MemberRef, v1beta1},
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::{ComponentKey, Kind},
+        name::{ComponentKey, Kind, Name},
     },
     std::{
         collections::{BTreeMap, BTreeSet},
@@ -30,6 +31,7 @@ impl Store {
             || !self.dirty_scopes.is_empty()
             || !self.removed.is_empty()
             || self.log.is_waiting()
+            || self.cluster.as_ref().is_some_and(Cluster::is_dirty)
             || self.is_miscounted()
     }
 
@@ -54,6 +56,7 @@ impl Store {
                 ..Changes::default()
             };
         }
+        self.look_at_cluster(now);
         let mut changes = Changes {
             removed: std::mem::take(&mut self.removed),
             ..Changes::default()
@@ -150,7 +153,7 @@ impl Store {
             message,
             since: explain::time(component.since),
             flapping: component.flapping > 0,
-            instances: component.counts,
+            instances: component.counted(),
             failing: explain::failing(&self.fleet, component.sick.iter()),
         }
     }
@@ -176,9 +179,10 @@ impl Store {
                 }
             });
         }
+        let old_words = self.old_words(position);
         let scope = &mut self.scopes[position as usize];
         let former_deadline = scope.deadline.take();
-        let (entry, change) = scope.rebuild(&summaries, now);
+        let (entry, change) = scope.rebuild(&summaries, &old_words, self.starting, now);
         if let Some(former) = former_deadline {
             self.scope_deadlines.remove(&(former, position));
         }
@@ -249,8 +253,19 @@ impl Store {
                 }
             })
             .collect();
-        let members = membership::resolve(candidates);
+        let mut members = membership::resolve(candidates);
+        let required = scope.spec.as_ref().map_or(&[][..], |spec| &spec.required);
+        let mut missing: BTreeSet<&Name> = required.iter().collect();
+        for member in &mut members.list {
+            let name = &self.components.get(member.id).key.name;
+            if required.contains(name) {
+                member.required = true;
+                missing.remove(name);
+            }
+        }
+        let missing = missing.into_iter().cloned().collect();
         let scope = &mut self.scopes[position as usize];
+        scope.missing = missing;
         scope.members = members;
         scope.members_dirty = false;
     }

@@ -13,6 +13,7 @@ use {
     std::time::Duration,
 };
 
+mod cluster;
 mod lifecycle;
 mod properties;
 mod scopes;
@@ -172,7 +173,11 @@ impl World {
                 depends_on: Vec::new(),
             })
             .collect();
-        self.apply(Event::Configured(Configuration { scopes, components }));
+        self.apply(Event::Configured(Configuration {
+            scopes,
+            unreadable: Vec::new(),
+            components,
+        }));
     }
 
     /// An agent process starts and connects.
@@ -199,6 +204,7 @@ impl World {
             acked: Seq(agent.acked),
             version: "0.1.0".into(),
             peer: "127.0.0.1".into(),
+            pod: None,
         }));
         match answer {
             Answer::Opened { resume, evicted } => (resume.map(|seq| seq.0), evicted),
@@ -433,6 +439,11 @@ impl Store {
             let mut by_label = self.index.scopes(&component.key.namespace, &component.labels);
             if !component.is_selectable() {
                 by_label.clear();
+            }
+            if let Some(cluster) = &self.cluster
+                && component.sort == Sort::Other
+            {
+                by_label = cluster.scopes_by_label(&component.key, &self.index);
             }
             let mut scopes: Vec<u32> = by_label
                 .iter()

@@ -936,6 +936,7 @@ impl World {
                         acked: hello.acked,
                         version: hello.version,
                         peer: "simulated".into(),
+                        pod: None,
                     })
                 }
                 Event::Announced(instances) => StoreEvent::Announced {

@@ -532,6 +532,7 @@ fn limits_refuse_and_harm_nobody_else() {
         acked: Seq(0),
         version: String::new(),
         peer: String::new(),
+        pod: None,
     };
     let refused = |refusal| Answer::Refused(refusal);
     assert_eq!(

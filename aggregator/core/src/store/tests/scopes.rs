@@ -178,6 +178,7 @@ fn scopes_of_other_namespaces_select_nothing_here() {
     scope.metadata.namespace = Some("prod".into());
     world.apply(Event::Configured(Configuration {
         scopes: vec![Arc::new(scope)],
+        unreadable: Vec::new(),
         components: Vec::new(),
     }));
     world.agent("a", "web/1: readiness", "0P");
@@ -424,6 +425,7 @@ fn a_scope_that_is_gone_is_said_to_be_gone() {
         world.now(),
         Event::Configured(Configuration {
             scopes: vec![Arc::new(scope_object("two", "{}"))],
+            unreadable: Vec::new(),
             components: Vec::new(),
         }),
     );
