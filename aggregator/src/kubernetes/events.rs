@@ -61,11 +61,11 @@ pub(crate) struct Ends {
     pub(crate) metrics: WriterMetrics,
 }
 
-/// Tells until nobody writes any more, and at shutdown for little longer than statuses are written.
+/// Tells until nobody writes any more, and for at most [`FLUSH`] after shutdown was given.
 pub(crate) async fn run(ends: Ends, shutdown: CancellationToken) {
     let limit = async {
         shutdown.cancelled().await;
-        time::sleep(FLUSH + FLUSH / 2).await;
+        time::sleep(FLUSH).await;
     };
     tokio::select! {
         biased;
