@@ -124,6 +124,8 @@ struct Watches {
     /// While they are listed: those that have come.
     listing: Option<BTreeSet<ScopeKey>>,
     listed: bool,
+    /// Whether the store knows what was listed.
+    configured: bool,
     synced: bool,
     followers: BTreeMap<Watched, Follower>,
     /// Tasks that were told to end and may not have ended yet.
@@ -147,6 +149,7 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
         scopes: BTreeMap::new(),
         listing: None,
         listed: false,
+        configured: false,
         synced: false,
         followers: BTreeMap::new(),
         ending: HashMap::new(),
@@ -340,12 +343,15 @@ impl Watches {
             .store
             .send(ToStore::Event(StoreEvent::Configured(configuration)))
             .await;
+        self.configured = self.listed;
         self.tell_when_synced().await;
     }
 
     async fn tell_when_synced(&mut self) {
-        if !self.synced && self.listed && self.unsettled.is_empty() {
+        if !self.synced && self.configured && self.unsettled.is_empty() {
             self.synced = true;
+            // What is published before says nothing of what has just been listed.
+            self.ends.store.published().await;
             self.ends.synced.ready();
             self.observe(Observed::Synced).await;
         }
