@@ -209,7 +209,7 @@ impl App {
         let (declared, configured, kubernetes) = match source {
             Source::Files(declared) => (declared, Some(readiness.condition("configuration")), None),
             // Nobody sends: nothing is declared by files.
-            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
+            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(*kubernetes)),
         };
         let sessions = Sessions::new(limits.agents);
         let access = Arc::new(Access::new(readers)?);

@@ -114,7 +114,7 @@ fn object(value: &Value) -> Object {
     decode(value, &DecodeOptions::default()).unwrap()
 }
 
-fn workload(kind: &str, name: &str, labels: Value, wanted: u32, ready: u32) -> Value {
+fn workload(kind: &str, name: &str, labels: impl serde::Serialize, wanted: u32, ready: u32) -> Value {
     json!({"apiVersion": "apps/v1", "kind": kind,
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "labels": labels,
             "generation": 1},
@@ -129,7 +129,7 @@ fn owned(mut object: Value, api_version: &str, kind: &str, name: &str) -> Value 
 }
 
 /// A pod that runs our agent.
-fn pod(name: &str, labels: Value, ready: bool) -> Value {
+fn pod(name: &str, labels: impl serde::Serialize, ready: bool) -> Value {
     let status = if ready { "True" } else { "False" };
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "labels": labels},
