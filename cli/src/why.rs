@@ -66,10 +66,7 @@ async fn look(key: &ScopeKey, source: &Source) -> Result<(ScopeView, Source), So
         Err(error) => Err(error),
     };
     match detailed {
-        Ok((mut view, client)) => {
-            view.notes.extend(scope.behind);
-            Ok((view, Source::Server(client)))
-        }
+        Ok((view, client)) => Ok((view, Source::Server(client))),
         Err(error) => {
             let reason = error.to_string().replace('\n', " ");
             say(&format!("without what the checks printed: {reason}"));
