@@ -209,7 +209,7 @@ impl App {
         let (declared, configured, kubernetes) = match source {
             Source::Files(declared) => (declared, Some(readiness.condition("configuration")), None),
             // Nobody sends: nothing is declared by files.
-            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(kubernetes)),
+            Source::Kubernetes(kubernetes) => (watch::channel(Loaded::default()).1, None, Some(*kubernetes)),
         };
         let sessions = Sessions::new(limits.agents);
         let access = Arc::new(Access::new(readers)?);
@@ -237,7 +237,7 @@ impl App {
             let written = CancellationToken::new();
             if let Some(elected) = elected {
                 let ends = LeaseEnds {
-                    client: kubernetes.client.clone(),
+                    client: kubernetes.lease_client.clone(),
                     namespace: kubernetes.namespace.clone(),
                     me: Member {
                         identity: lease::identity(&kubernetes.instance),
@@ -247,24 +247,31 @@ impl App {
                 };
                 tasks.essential("lease", lease::run(ends, written.clone()));
             }
+            let (acting, _) = watch::channel(Role::Standby { owner: None });
+            tasks.essential(
+                "step-down",
+                kubernetes_watch::step_down(role.clone(), acting.clone(), written.clone()),
+            );
             let (observed, observations) = mpsc::channel(OBSERVATIONS);
             let writer = WriterEnds {
                 client: kubernetes.client.clone(),
                 observed: observations,
                 snapshot: feed.snapshot.clone(),
-                role: role.clone(),
+                role: acting.subscribe(),
                 limits: WriterLimits::default(),
                 instance: kubernetes.instance.clone(),
                 metrics: metrics.writer.clone(),
             };
             let stop = shutdown.token();
             tasks.essential("writer", async move {
+                let _let_go = written.drop_guard();
                 writer::run(writer, stop).await;
-                written.cancel();
             });
             let ends = WatchEnds {
                 kubernetes,
                 store: store.clone(),
+                role: role.clone(),
+                acting,
                 observed,
                 synced: readiness.condition("watches"),
                 metrics: metrics.watches.clone(),

@@ -9,7 +9,7 @@ use {
     },
     healthscope_shared::{name::ScopeKey, session::peer::RunRefused, wire::Probed},
     std::{fmt, sync::Arc},
-    tokio::sync::{broadcast, mpsc, watch},
+    tokio::sync::{broadcast, mpsc, oneshot, watch},
 };
 
 /// Messages that wait for the store at most. When it is full, sessions wait and stop reading: TCP holds the agents back.
@@ -31,6 +31,8 @@ pub(crate) enum ToStore {
     },
     /// The answer to a run.
     Probed(Probed),
+    /// Somebody waits until everything that was told before is published.
+    Published(oneshot::Sender<()>),
     /// A run could not be asked for.
     RunRefused {
         /// Which.
@@ -48,6 +50,7 @@ impl fmt::Debug for ToStore {
             Self::Run(_) => "Run",
             Self::ForgetRun { .. } => "ForgetRun",
             Self::Probed(_) => "Probed",
+            Self::Published(_) => "Published",
             Self::RunRefused { .. } => "RunRefused",
         })
     }
@@ -69,6 +72,13 @@ impl StoreSender {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(message)) => Err(message),
         }
+    }
+
+    /// Waits until everything that was told before is published, or the store has stopped.
+    pub(crate) async fn published(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.send(ToStore::Published(sender)).await;
+        let _stopped = receiver.await;
     }
 
     /// Sends, waiting for room.

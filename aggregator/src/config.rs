@@ -57,7 +57,7 @@ pub enum Source {
     /// Files declare them, now and as they change.
     Files(watch::Receiver<Loaded<Declared>>),
     /// They are objects of a Kubernetes cluster, and so are their members.
-    Kubernetes(Kubernetes),
+    Kubernetes(Box<Kubernetes>),
 }
 
 /// How agents prove who they are.

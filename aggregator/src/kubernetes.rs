@@ -33,6 +33,8 @@ pub enum KubernetesError {
 #[derive(Clone)]
 pub struct Kubernetes {
     pub(crate) client: Client,
+    /// For the election alone, so that no slow answer holds up a renewal.
+    pub(crate) lease_client: Client,
     /// The namespace that this process runs in, for what is its own there.
     pub(crate) namespace: String,
     /// Who this process is, in Events and Leases: the pod, or the host.
@@ -85,9 +87,11 @@ impl Kubernetes {
         // Watches live for minutes; the API server's own bound ends them, and bookmarks show that they live.
         config.read_timeout = Some(watch::SILENCE);
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(KubernetesError::Client)?;
+        let client = Client::try_from(config.clone()).map_err(KubernetesError::Client)?;
+        let lease_client = Client::try_from(config).map_err(KubernetesError::Client)?;
         Ok(Self {
             client,
+            lease_client,
             namespace,
             instance: pod.unwrap_or_else(host_name),
             address,

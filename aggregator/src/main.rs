@@ -52,7 +52,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             serve_files(args, watcher, shutdown).await
         }
         None => {
-            let source = Source::Kubernetes(Kubernetes::infer(config::place(&args)?).await?);
+            let source = Source::Kubernetes(Box::new(Kubernetes::infer(config::place(&args)?).await?));
             let app = App::bind(Config::from_args(args, source)?)?;
             Ok(app.run(shutdown).await?)
         }

@@ -82,6 +82,8 @@ pub(crate) struct StoreActor {
     max_pending: usize,
     /// Runs that are waited for, by request.
     pending: HashMap<u64, (SessionId, oneshot::Sender<Result<Probed, NoRun>>)>,
+    /// Who waits for the next publication.
+    waiting: Vec<oneshot::Sender<()>>,
     /// The revision of the configuration that was applied last.
     revision: u64,
     published: Instant,
@@ -126,6 +128,7 @@ impl StoreActor {
             metrics,
             max_pending,
             pending: HashMap::new(),
+            waiting: Vec::new(),
             revision: 0,
             published: now.instant,
         };
@@ -175,6 +178,11 @@ impl StoreActor {
             if self.store.is_dirty() && now.instant >= self.published + INTERVAL {
                 self.publish(now);
             }
+            if !self.waiting.is_empty() && !self.store.is_dirty() {
+                for waiting in self.waiting.drain(..) {
+                    let _nobody_waits = waiting.send(());
+                }
+            }
         }
     }
 
@@ -199,6 +207,7 @@ impl StoreActor {
                     mailbox.forget(request);
                 }
             }
+            ToStore::Published(waiting) => self.waiting.push(waiting),
             ToStore::Probed(probed) => self.answer_run(probed.request, Ok(probed)),
             ToStore::RunRefused { request, refused } => {
                 self.answer_run(request, Err(NoRun::Refused(refused)));
@@ -215,7 +224,11 @@ impl StoreActor {
             | Event::Alive { session }
             | Event::Goodbye { session }
             | Event::Closed { session } => Some(*session),
-            Event::Configured(_) | Event::Cluster(_) | Event::Forget { .. } | Event::Tick => None,
+            Event::Configured(_)
+            | Event::Cluster(_)
+            | Event::TakenOver
+            | Event::Forget { .. }
+            | Event::Tick => None,
         };
         if let Event::Closed { session } = event {
             self.fail_runs_of(session);

@@ -22,6 +22,9 @@ const AGGREGATOR_SELECTOR: &str = "app.kubernetes.io/name=healthscope,app.kubern
 /// As a kubectl plugin the program is called this, and says so in its help.
 const PLUGIN: &str = "kubectl-healthscope";
 
+/// kubectl runs this program to complete what is typed after the plugin's name.
+const COMPLETER: &str = "kubectl_complete-healthscope";
+
 static VERSION: LazyLock<String> = LazyLock::new(build::version);
 
 /// Says whether your applications are healthy, and if not, why.
@@ -162,7 +165,7 @@ pub(crate) enum Command {
     Probe(ProbeArgs),
     /// Validate files, and show what they mean with every default filled in
     Check(CheckArgs),
-    /// Describe the fields of the files
+    /// Describe the fields of the files, and the words of verdicts
     Explain(ExplainArgs),
     /// Print the versions of this program and of the aggregator
     Version(VersionArgs),
@@ -390,10 +393,12 @@ Examples:
   healthscope explain healthscope
   healthscope explain healthscope.spec.policy
   healthscope explain component.spec.readinessProbe.httpGet
-  healthscope explain component --recursive")]
+  healthscope explain component --recursive
+  healthscope explain AgentLost
+  healthscope explain reasons")]
 pub(crate) struct ExplainArgs {
-    /// healthscope or component, then fields with dots
-    #[arg(value_name = "KIND[.FIELD...]", required = true)]
+    /// healthscope or component, then fields with dots; or a health or reason; or reasons, which lists these
+    #[arg(value_name = "KIND[.FIELD...]|WORD", required = true)]
     pub(crate) path: String,
     /// All fields below, with their types
     #[arg(long)]
@@ -515,6 +520,14 @@ pub(crate) fn invocation() -> String {
 enum Name {
     Program,
     Plugin,
+}
+
+/// The words to complete, when kubectl calls this program for that.
+pub(crate) fn words_to_complete() -> Option<Vec<OsString>> {
+    let mut words = std::env::args_os();
+    let program = words.next()?;
+    let file = std::path::Path::new(&program).file_stem()?;
+    (file == COMPLETER).then(|| words.collect())
 }
 
 fn name_of(program: &OsString) -> Name {

@@ -40,23 +40,30 @@ pub(crate) struct Client {
     http: reqwest::Client,
     server: Server,
     token: Option<token::Secret>,
+    reached: Reached,
+}
+
+/// How an aggregator is reached, and so what can be done when it is not.
+#[derive(Clone, Copy, Debug)]
+enum Reached {
+    /// At the address that was named.
+    Directly,
+    /// Through a port-forward to a pod.
+    Tunnel,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// Nobody answers there.
-    #[error(
-        "cannot reach the aggregator at {address}: {cause}\n\
-         is `{program} up` running? --server or HEALTHSCOPE_SERVER names another address"
-    )]
+    #[error("cannot reach the aggregator at {address}: {cause}{advice}")]
     Unreachable {
         /// Where.
         address: String,
         /// Why.
         cause: String,
-        /// How this program was called.
-        program: &'static str,
+        /// What to do, in a line of its own; may be empty.
+        advice: String,
     },
     /// Somebody answers, who cannot prove to be the aggregator.
     #[error("the certificate of the aggregator at {address} is not accepted: {cause}")]
@@ -67,8 +74,10 @@ pub(crate) enum ClientError {
         cause: String,
     },
     /// The token is missing or wrong.
-    #[error("the aggregator at {address} wants a token: {detail}; name its file with --token-file")]
+    #[error("the aggregator at {address} wants a token: {detail}{advice}")]
     Unauthorized {
+        /// What to do; may be empty.
+        advice: &'static str,
         /// Where.
         address: String,
         /// What it said.
@@ -242,7 +251,12 @@ impl Client {
             .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| Failure::error(chain(&error)))?;
-        Ok(Self { http, server, token })
+        Ok(Self {
+            http,
+            server,
+            token,
+            reached: Reached::Directly,
+        })
     }
 
     /// A client for the aggregator that has a certificate for `host`, signed by an authority in `authorities`, and
@@ -269,6 +283,7 @@ impl Client {
             http,
             server,
             token: Some(token),
+            reached: Reached::Tunnel,
         })
     }
 
@@ -408,7 +423,7 @@ impl Client {
             response,
             parser: sse::Parser::default(),
             ready: Vec::new().into_iter(),
-            address: self.address(),
+            client: self.clone(),
         })
     }
 
@@ -470,7 +485,14 @@ impl Client {
             MAX_DETAIL_BYTES,
         );
         Err(match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ClientError::Unauthorized { address, detail },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ClientError::Unauthorized {
+                address,
+                detail,
+                advice: match self.reached {
+                    Reached::Directly => "; name its file with --token-file",
+                    Reached::Tunnel => "",
+                },
+            },
             StatusCode::NOT_FOUND => ClientError::NotFound(detail),
             _ => ClientError::Refused {
                 address,
@@ -492,13 +514,27 @@ impl Client {
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
         let address = self.address();
         if let Some(error) = cause::certificate(error) {
-            let cause = certificate_words(error);
+            let cause = match self.reached {
+                Reached::Directly => certificate_words(error),
+                Reached::Tunnel => one_line(&error.to_string(), MAX_DETAIL_BYTES),
+            };
             return ClientError::Untrusted { address, cause };
         }
+        self.lost(plain_cause(error))
+    }
+
+    fn lost(&self, cause: String) -> ClientError {
+        let advice = match self.reached {
+            Reached::Directly => format!(
+                "\nis `{} up` running? --server or HEALTHSCOPE_SERVER names another address",
+                args::program()
+            ),
+            Reached::Tunnel => String::new(),
+        };
         ClientError::Unreachable {
-            address,
-            cause: plain_cause(error),
-            program: args::program(),
+            address: self.address(),
+            cause,
+            advice,
         }
     }
 }
@@ -546,7 +582,7 @@ pub(crate) struct Events {
     response: Response,
     parser: sse::Parser,
     ready: std::vec::IntoIter<sse::Event>,
-    address: String,
+    client: Client,
 }
 
 impl Events {
@@ -556,18 +592,14 @@ impl Events {
             if let Some(event) = self.ready.next() {
                 return Ok(event);
             }
-            let lost = |cause: String| ClientError::Unreachable {
-                address: self.address.clone(),
-                cause,
-                program: args::program(),
-            };
+            let lost = |cause: String| self.client.lost(cause);
             let chunk = match self.response.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => return Err(lost("the connection was closed".into())),
                 Err(error) => return Err(lost(plain_cause(&error))),
             };
             let events = self.parser.push(&chunk).map_err(|error| ClientError::Strange {
-                address: self.address.clone(),
+                address: self.client.address(),
                 cause: error.to_string(),
             })?;
             self.ready = events.into_iter();

@@ -1,4 +1,4 @@
-//! `healthscope explain`: what a field means, as `kubectl explain` says it.
+//! `healthscope explain`: what a field means, as `kubectl explain` says it, and what the words of a verdict mean.
 
 use {
     crate::{
@@ -10,12 +10,17 @@ use {
     healthscope_shared::document::nearest,
 };
 
+mod words;
+
 const COLUMNS: usize = 90;
 
 /// Prints the help of a field.
 pub(crate) fn run(args: &ExplainArgs, terminal: Terminal) -> Result<Answer, Failure> {
     let ExplainArgs { path, recursive } = args;
-    let text = explain(path, *recursive).map_err(Failure::Error)?;
+    let text = match words::explain(path) {
+        Some(text) => text,
+        None => explain(path, *recursive).map_err(Failure::Error)?,
+    };
     terminal.print(&text)?;
     Ok(Answer::Yes)
 }
@@ -48,7 +53,10 @@ fn find_kind<'a>(kinds: &'a [Kind], word: &str) -> Result<&'a Kind, String> {
     kinds
         .iter()
         .find(|kind| kind.word == meant)
-        .ok_or_else(|| format!("there is no kind {word:?}; the kinds are healthscope and component"))
+        .ok_or_else(|| format!(
+                "there is no kind {word:?}; the kinds are healthscope and component, and the words are those of a \
+                 verdict, such as Degraded or AgentLost (`explain reasons` lists them)"
+            ))
 }
 
 fn unknown_field(path: &str, node: &Node, step: &str) -> String {

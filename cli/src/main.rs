@@ -38,6 +38,9 @@ use {
 };
 
 fn main() -> ExitCode {
+    if let Some(words) = args::words_to_complete() {
+        return failure::conclude(completion::for_kubectl(words, Terminal::detect()));
+    }
     let (args, backend) = Args::read();
     failure::conclude(backend.and_then(|backend| run(args, backend)))
 }

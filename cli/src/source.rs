@@ -210,7 +210,7 @@ async fn objects(client: &Client) -> Result<BTreeMap<String, Value>, ClientError
 /// Staying beside a source: a wake-up when something may have changed.
 pub(crate) enum Wake<'a> {
     /// The event stream of an aggregator.
-    Server(Follow<'a>),
+    Server(Box<Follow<'a>>),
     /// A watch of the cluster.
     Cluster(Box<Watch>),
 }
@@ -224,7 +224,7 @@ impl<'a> Wake<'a> {
     ) -> Result<Self, SourceError> {
         match source {
             Source::Server(_) if labels.is_some() => Err(SourceError::NoLabels),
-            Source::Server(client) => Ok(Self::Server(Follow::start(client, interest).await?)),
+            Source::Server(client) => Ok(Self::Server(Box::new(Follow::start(client, interest).await?))),
             Source::Cluster(cluster) => {
                 let mut watch = cluster.watch(&interest, labels);
                 watch.synced().await?;
@@ -236,7 +236,7 @@ impl<'a> Wake<'a> {
     /// Connects when it is possible.
     pub(crate) fn lazily(source: &'a Source, interest: Interest) -> Self {
         match source {
-            Source::Server(client) => Self::Server(Follow::lazily(client, interest)),
+            Source::Server(client) => Self::Server(Box::new(Follow::lazily(client, interest))),
             Source::Cluster(cluster) => Self::Cluster(Box::new(cluster.watch(&interest, None))),
         }
     }

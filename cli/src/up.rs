@@ -398,7 +398,7 @@ async fn not_listening(error: AppError, listen: SocketAddr) -> Failure {
                 "{address} is in use by {owner}; end that, or choose another address: --listen {other}"
             ))
         }
-        error @ (AppError::Listen { .. } | AppError::Config(_) | AppError::Task(_)) => {
+        error @ (AppError::Listen { .. } | AppError::Config(_) | AppError::SignIn(_) | AppError::Task(_)) => {
             Failure::error(chain(&error))
         }
     }

@@ -18,7 +18,7 @@ use {
     tree::Scopes,
 };
 
-mod tree;
+pub(crate) mod tree;
 
 /// Scopes below the one that is asked about that are looked at; nobody reads more.
 const MAX_NESTED: usize = 100;

@@ -5,7 +5,7 @@
 use {
     crate::probe::fields::FieldError,
     serde::{Deserialize, de::DeserializeOwned},
-    serde_saphyr::granit_parser::{Event, Parser, Span},
+    serde_saphyr::granit_parser::{Event, Options, Parser, Span, StrInput},
     std::{fmt, sync::Arc},
 };
 
@@ -85,6 +85,14 @@ pub struct TypeMeta {
     pub kind: String,
 }
 
+/// A parser that tells values alone. Another crate of the same program may build the library so that comments are
+/// events too.
+fn parser(text: &str) -> Parser<'_, StrInput<'_>> {
+    let mut options = Options::default();
+    options.emit_comments = false;
+    Parser::new_from_str_with_options(text, options)
+}
+
 /// Splits a source into its documents; documents without content are left out.
 ///
 /// # Errors
@@ -94,7 +102,7 @@ pub fn split(source: &Source) -> Result<Vec<Document>, Vec<DocumentError>> {
     let mut documents = Vec::new();
     let mut errors = Vec::new();
     let mut content: Option<(Span, Span)> = None;
-    for event in Parser::new_from_str(text) {
+    for event in parser(text) {
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
@@ -338,7 +346,7 @@ impl Document {
     }
 
     fn tree(&self) -> Option<Node> {
-        let mut events = Parser::new_from_str(self.text()).map_while(Result::ok);
+        let mut events = parser(self.text()).map_while(Result::ok);
         events.find(|(event, _)| matches!(event, Event::DocumentStart(..)))?;
         let (event, span) = events.next()?;
         Node::read(&event, span, None, &mut events, 0)

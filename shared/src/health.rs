@@ -92,12 +92,15 @@ impl Reason {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $word:literal;)*) => {
         impl Reason {
-            $($(#[$doc])* pub const $name: Self = Self::from_static($word);)*
+            $($(#[doc = $doc])* pub const $name: Self = Self::from_static($word);)*
 
             /// Every reason that HealthScope itself gives.
             pub const OURS: &[Self] = &[$(Self::$name),*];
+
+            /// What each of them means, in the same order; a sentence may be cut by line ends.
+            pub const MEANINGS: &[&str] = &[$(concat!($($doc, "\n"),*)),*];
         }
     };
 }

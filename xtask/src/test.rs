@@ -91,15 +91,6 @@ impl Suite {
         }
     }
 
-    /// Says whether the suite runs when nobody asks for one.
-    fn is_in_default_run(self) -> bool {
-        match self {
-            Self::Unit | Self::Doc | Self::Simulation | Self::Process | Self::Browser => true,
-            // It builds a whole Kubernetes the first time.
-            Self::Cluster => false,
-        }
-    }
-
     /// Says which suite an integration test's file belongs to.
     fn of(package: &str, target: &str) -> Self {
         match (package, target) {
@@ -143,13 +134,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let chosen: Vec<Suite> = Suite::value_variants()
         .iter()
         .copied()
-        .filter(|suite| {
-            if only.is_empty() {
-                suite.is_in_default_run()
-            } else {
-                only.contains(suite)
-            }
-        })
+        .filter(|suite| only.is_empty() || only.contains(suite))
         .collect();
     let mut steps = Steps {
         started: Instant::now(),
@@ -187,7 +172,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if finished.iter().any(|finished| finished.suite == Suite::Cluster) {
         cluster::sweep()?;
     }
-    Ok(report(&finished, only.is_empty(), steps.started.elapsed()))
+    Ok(report(&finished, steps.started.elapsed()))
 }
 
 struct Steps {
@@ -357,7 +342,7 @@ fn judge(suite: Suite, counts: &mut Counts, succeeded: bool, rest: &[String]) ->
     }
 }
 
-fn report(finished: &[Finished], is_default_run: bool, time: Duration) -> ExitCode {
+fn report(finished: &[Finished], time: Duration) -> ExitCode {
     println!(
         "\n{:<12}{:>8}{:>8}{:>10}  result",
         "suite", "passed", "failed", "time"
@@ -378,13 +363,6 @@ fn report(finished: &[Finished], is_default_run: bool, time: Duration) -> ExitCo
         );
     }
     println!("in {}\n", seconds(time));
-    if is_default_run {
-        for suite in Suite::value_variants() {
-            if !suite.is_in_default_run() {
-                println!("suite {suite} is not part of the default run yet: cargo xtask test --only {suite}");
-            }
-        }
-    }
     let passed: u64 = finished.iter().map(|suite| suite.counts.passed).sum();
     let failed: u64 = finished.iter().map(|suite| suite.counts.failed).sum();
     println!("{passed} passed, {failed} failed");

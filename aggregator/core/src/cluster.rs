@@ -8,8 +8,13 @@ use {
     crate::{
         event::{ClusterEvent, Unavailable, Watched},
         membership::Index,
-        platform::{self, Child, Object, Phase, Related},
+        platform::{
+            self, Child, Object, Phase, Related,
+            oam::{self, OamCondition, OamRef},
+            rudr,
+        },
     },
+    healthscope_crd::effective::MemberRef,
     healthscope_shared::{
         health::{Health, Reason, Verdict},
         name::{ComponentKey, Name, Namespace},
@@ -263,7 +268,8 @@ impl Cluster {
         {
             found = index.scopes(&key.namespace, &object.labels);
         }
-        if is_owner(key) {
+        let is_top = self.find(key).is_none_or(|object| owner_key(object).is_none());
+        if is_top && is_owner(key) {
             let mut seen = BTreeSet::new();
             for pod in self.pods(key) {
                 if seen.insert(&pod.labels) {
@@ -291,10 +297,13 @@ impl Cluster {
 
     fn judge(&self, key: &ComponentKey, looked: &RefCell<Vec<ComponentKey>>) -> Verdict {
         if let Some(why) = self.unavailable(key) {
+            looked.borrow_mut().push(key.clone());
             return why.verdict(key);
         }
         let pods = self.pods(key);
         let Some(object) = self.find(key) else {
+            // Its coming is marked by itself, but not that its kind was listed without it.
+            looked.borrow_mut().push(key.clone());
             return match self.watch(key).map(|watch| &watch.state) {
                 Some(WatchState::Following) => Verdict::new(
                     Health::Unhealthy,
@@ -333,6 +342,35 @@ impl Cluster {
             (None, Some(WatchState::Following)) => Child::NotFound,
             (None, Some(WatchState::Listing) | None) => Child::Unknown("its kind has not been listed yet"),
         }
+    }
+
+    /// What OAM's controller would say of a member.
+    pub(crate) fn oam(&self, member: &MemberRef) -> OamCondition {
+        let reference = OamRef {
+            api_version: member.api_version.clone(),
+            kind: member.key.kind.to_string(),
+            name: member.key.name.to_string(),
+            uid: None,
+        };
+        let found = self.child(&member.key);
+        let is_labelled =
+            matches!(found, Child::Found(object) if object.labels.contains_key(oam::COMPONENT_LABEL));
+        let siblings = if is_labelled {
+            self.of_kind(&member.key.namespace, &member.key.group, member.key.kind.as_str())
+        } else {
+            Vec::new()
+        };
+        oam::condition(&reference, found, Ok(&siblings), &|key| self.child(key))
+    }
+
+    /// Rudr's word for a component.
+    pub(crate) fn rudr(&self, key: &ComponentKey) -> &'static str {
+        let pods = self.pods(key);
+        let related = Related {
+            pods: &pods,
+            child: &|key| self.child(key),
+        };
+        rudr::word(self.child(key), &related)
     }
 
     /// Agents that should speak for a component's pods by `now` and do not; while `starting` they may still come.

@@ -36,6 +36,9 @@ pub enum Event {
     Configured(Configuration),
     /// A watch of the Kubernetes API said something.
     Cluster(ClusterEvent),
+    /// This replica serves from now on, and another one did until now: what that one wrote is what was said last. The
+    /// next [`Event::Configured`] brings it; agents have the time of a start to come.
+    TakenOver,
     /// An agent said hello. Must come before any other event of its session.
     Opened(Opened),
     /// An agent said, completely, what it watches: all parts of one announcement put together.

@@ -390,6 +390,20 @@ impl Fleet {
         &self.get(id.agent).instances[id.instance as usize]
     }
 
+    /// Gives all agents the time of a start again.
+    pub(crate) fn begin_anew(&mut self, now: Instant) {
+        self.started = now;
+    }
+
+    /// The agents without a session, ascending.
+    pub(crate) fn absent(&self) -> Vec<u32> {
+        (0..)
+            .zip(&self.agents)
+            .filter(|(_, agent)| agent.as_ref().is_some_and(|agent| agent.session.is_none()))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }

@@ -159,7 +159,8 @@ fn spec(former: &HealthScopeStatus, status: &HealthScopeStatus) -> Option<Tiding
     }
 }
 
-/// What became of the health. A scope's first health is no change.
+/// What became of the health. A scope's first health is no change: without a generation, what the status says of it is
+/// the schema's default.
 fn health(
     former: &HealthScopeStatus,
     status: &HealthScopeStatus,
@@ -167,6 +168,7 @@ fn health(
     message: &str,
     at: Timestamp,
 ) -> Option<Tiding> {
+    former.observed_generation?;
     let (from, to) = (former.health?, status.health?);
     let in_maintenance = |status: &HealthScopeStatus| {
         status
@@ -538,7 +540,13 @@ mod tests {
             second += seconds;
             former = status;
             let now = Timestamp::from_second(second).unwrap();
-            status = Some(status::desired(view, Some(1), former.as_ref(), now));
+            status = Some(status::desired(
+                view,
+                &status::OldWords::default(),
+                Some(1),
+                former.as_ref(),
+                now,
+            ));
         }
         let mut object = HealthScope::new("shop", HealthScopeSpec::default());
         object.metadata.uid = Some("2f7c1b3a-0000-4000-8000-000000000001".into());
@@ -649,6 +657,16 @@ mod tests {
                 "Warning PolicyNotMet Unhealthy after 9s Healthy: db: 0/1 ready, CrashLoopBackOff",
             ],
         );
+    }
+
+    #[test]
+    fn a_default_of_the_schema_is_no_former_health() {
+        let mut written = story(&[(0, view(Health::Healthy))]);
+        written.former = Some(Arc::new(HealthScopeStatus {
+            health: Some(Health::Unknown),
+            ..HealthScopeStatus::default()
+        }));
+        assert_eq!(lines(&written), [""; 0]);
     }
 
     #[test]

@@ -456,7 +456,7 @@ impl Pace {
             }
         }
         scope.place = Place::Nowhere;
-        if let Some(due) = scope.due(now, self.draining) {
+        if let Some(due) = scope.due(self.draining) {
             scope.place = Place::Waiting(due);
             self.waiting.insert((due, key.clone()));
         } else if scope.is_forgettable() {

@@ -8,6 +8,7 @@
 mod claim;
 mod composite;
 mod field;
+mod healthy_when;
 mod job;
 mod kstatus;
 pub mod oam;
@@ -18,6 +19,7 @@ mod workload;
 
 pub use {
     composite::{ChildRef, Composite},
+    healthy_when::HealthyWhen,
     job::{CronJob, Job, Progress},
     pod::{AGENT_CONTAINER, Phase, Pod, Severity, Trouble},
     workload::{Workload, WorkloadKind},
@@ -59,13 +61,18 @@ pub struct Object {
     pub deleting: Option<Box<str>>,
     /// The facts.
     pub state: State,
+    /// What the rule says, where one was given.
+    pub rule: Option<Box<Verdict>>,
     /// Its `.status` as JSON, where [`DecodeOptions::keep_status`] asks for it: at most [`MAX_STATUS_BYTES`].
     pub status: Option<Box<str>>,
 }
 
 /// How an object is decoded.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct DecodeOptions {
+pub struct DecodeOptions<'a> {
+    /// The rule `healthyWhen` of the scope that names this very object. Its verdict then counts instead of the
+    /// object's own, whatever the kind. Never evaluated on Secrets.
+    pub rule: Option<&'a HealthyWhen>,
     /// Whether `.status` is kept as text: for scopes that speak OAM's version, whose answer has it for kinds that OAM
     /// does not know. Never kept of Secrets.
     pub keep_status: bool,
@@ -154,7 +161,7 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// Only when the object does not say which it is; whatever else is missing or malformed counts as absent.
-pub fn decode(object: &Value, options: &DecodeOptions) -> Result<Object, DecodeError> {
+pub fn decode(object: &Value, options: &DecodeOptions<'_>) -> Result<Object, DecodeError> {
     let required =
         |path: &[&str], field: &'static str| field::text(object, path).ok_or(DecodeError::Missing(field));
     let named = |field: &'static str| move |source| DecodeError::Name { field, source };
@@ -182,6 +189,13 @@ pub fn decode(object: &Value, options: &DecodeOptions) -> Result<Object, DecodeE
         }
         _ => State::Judged(kstatus::verdict(kind, object)),
     };
+    let rule = options.rule.map(|rule| {
+        Box::new(if is_secret(&key) {
+            HealthyWhen::refuse_secret()
+        } else {
+            rule.verdict(kind, object)
+        })
+    });
     let keeps_status = options.keep_status && !is_secret(&key);
     Ok(Object {
         key,
@@ -194,6 +208,7 @@ pub fn decode(object: &Value, options: &DecodeOptions) -> Result<Object, DecodeE
         controller: controller(object),
         deleting: deleting(object),
         state,
+        rule,
         status: keeps_status.then(|| status_text(object)),
     })
 }
@@ -216,13 +231,14 @@ impl Object {
 /// The platform's verdict on an object.
 #[must_use]
 pub fn verdict(object: &Object, related: &Related<'_>) -> Verdict {
-    let found = match &object.state {
-        State::Pod(pod) => pod.verdict(),
-        State::Workload(workload) => workload.verdict(related.pods),
-        State::Job(job) => job.verdict(related.pods),
-        State::CronJob(cron) => cron.verdict(&object.key, related),
-        State::Composite(composite) => composite.verdict(&object.key, related),
-        State::Judged(verdict) => verdict.clone(),
+    let found = match (&object.rule, &object.state) {
+        (Some(rule), _) => Verdict::clone(rule),
+        (None, State::Pod(pod)) => pod.verdict(),
+        (None, State::Workload(workload)) => workload.verdict(related.pods),
+        (None, State::Job(job)) => job.verdict(related.pods),
+        (None, State::CronJob(cron)) => cron.verdict(&object.key, related),
+        (None, State::Composite(composite)) => composite.verdict(&object.key, related),
+        (None, State::Judged(verdict)) => verdict.clone(),
     };
     match &object.deleting {
         Some(held_by) if found.health < Health::Unhealthy => terminating(object, held_by),

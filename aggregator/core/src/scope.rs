@@ -7,19 +7,21 @@ use {
         damping::{Damping, HealthFlap, Shown},
         event::Now,
         membership::Members,
+        platform::HealthyWhen,
         rollup::{self, Rollup},
         snapshot::ScopeEntry,
-        status,
+        status::{self, OldWords},
         view::{ComponentSummary, MaintenanceView, MemberView, PolicyView, RecoveringView, ScopeView},
     },
     healthscope_crd::{
         HealthScope, Unreadable, condition,
         effective::{EffectivePolicy, EffectiveScope, effective},
         v1beta1::{HealthScopeSpec, HealthScopeStatus, Summary},
+        writer::{Versions, writers},
     },
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::ScopeKey,
+        name::{Name, ScopeKey},
     },
     jiff::{SignedDuration, Timestamp},
     std::{
@@ -39,6 +41,8 @@ const SYNC_HOLD: Duration = Duration::from_secs(10);
 pub(crate) struct Scope {
     pub(crate) key: ScopeKey,
     pub(crate) object: Arc<HealthScope>,
+    /// Versions of the API that the object's writers speak.
+    pub(crate) speaks: Versions,
     /// The spec in force: that of `object`, or the last one that could be used.
     pub(crate) spec: Option<Arc<EffectiveScope>>,
     /// Why the spec of `object` cannot be used.
@@ -50,6 +54,8 @@ pub(crate) struct Scope {
     /// Components that belong to it by label.
     pub(crate) by_label: BTreeSet<u32>,
     pub(crate) members: Members,
+    /// Required names that no member has.
+    pub(crate) missing: Vec<Name>,
     /// Whether `members` must be resolved again.
     pub(crate) members_dirty: bool,
     /// Its entry in the table of components, when another scope names it.
@@ -80,7 +86,10 @@ impl Scope {
     /// A scope as configured; `None` when the object does not even have a usable name.
     pub(crate) fn new(object: Arc<HealthScope>, now: Now) -> Option<Self> {
         let (spec, errors) = match effective(&object) {
-            Ok(spec) => (Some(Arc::new(spec)), Vec::new()),
+            Ok(spec) => match broken_rules(&spec) {
+                errors if errors.is_empty() => (Some(Arc::new(spec)), errors),
+                errors => (None, errors),
+            },
             Err(errors) => (None, errors.iter().map(ToString::to_string).collect()),
         };
         Self::with(object, spec, errors, now)
@@ -120,20 +129,27 @@ impl Scope {
                 name: object.metadata.name.as_deref()?.parse().ok()?,
             },
         };
-        let inherited = object.status.clone().filter(|status| status.health.is_some());
+        // The schema's defaults make a status that nobody wrote; what was written is about a generation.
+        let inherited = object
+            .status
+            .clone()
+            .filter(|status| status.health.is_some() && status.observed_generation.is_some());
         let (health, since) = match &inherited {
             Some(status) => (status.health, condition::since(status, condition::HEALTHY)),
             None => (None, None),
         };
+        let speaks = writers(object.metadata.managed_fields.as_deref().unwrap_or_default());
         Some(Self {
             key,
             object,
+            speaks,
             spec,
             errors,
             cycle: None,
             rank: 0,
             by_label: BTreeSet::new(),
             members: Members::default(),
+            missing: Vec::new(),
             members_dirty: true,
             component: None,
             damping: Damping::default(),
@@ -167,6 +183,7 @@ impl Scope {
     pub(crate) fn rebuild(
         &mut self,
         summaries: &[Arc<ComponentSummary>],
+        old_words: &OldWords,
         starting: bool,
         now: Now,
     ) -> (Option<Arc<ScopeEntry>>, Option<ScopeChange>) {
@@ -224,12 +241,18 @@ impl Scope {
             // What is shown of the health is what was; so is why.
             view.root_cause = previous.and_then(|previous| previous.view.root_cause.clone());
         }
-        let status = status::desired(
-            &view,
-            self.object.metadata.generation,
-            previous.map(|entry| &entry.status).or(self.inherited.as_deref()),
-            now.wall,
-        );
+        let written = previous.filter(|entry| entry.settled).map(|entry| &entry.status);
+        let written = written.or(self.inherited.as_deref());
+        let status = match written {
+            Some(written) if !settled => written.clone(),
+            Some(_) | None => status::desired(
+                &view,
+                old_words,
+                self.object.metadata.generation,
+                written,
+                now.wall,
+            ),
+        };
         view.conditions.clone_from(&status.conditions);
         let entry = ScopeEntry {
             object: Arc::clone(&self.object),
@@ -332,7 +355,22 @@ impl Scope {
                 depends_on: &member.depends_on,
             })
             .collect();
-        rollup::scope(policy, &members)
+        let rollup = rollup::scope(policy, &members);
+        match self.missing.first() {
+            None => rollup,
+            Some(name) => {
+                let cause = format!("{name}: no component of this scope is called so");
+                Rollup {
+                    verdict: Verdict::new(
+                        Health::Unhealthy,
+                        Reason::REQUIRED_UNAVAILABLE,
+                        format!("required {cause}"),
+                    ),
+                    root_cause: Some(cause),
+                    ..rollup
+                }
+            }
+        }
     }
 
     fn maintenance(&self, now: Now) -> (Option<MaintenanceView>, Option<Instant>) {
@@ -420,7 +458,10 @@ impl Scope {
             maintenance,
             recovering,
             stalled,
-            notes: self.members.notes.clone(),
+            notes: {
+                let of_spec = self.spec.iter().flat_map(|spec| &spec.notes);
+                of_spec.chain(&self.members.notes).cloned().collect()
+            },
             policy: PolicyView {
                 min_available: policy.min_available,
                 needed,
@@ -431,6 +472,23 @@ impl Scope {
             conditions: Vec::new(),
         }
     }
+}
+
+/// Rules that cannot be evaluated, with their places.
+fn broken_rules(spec: &EffectiveScope) -> Vec<String> {
+    let rules = spec
+        .members
+        .iter()
+        .filter_map(|member| Some((member, member.healthy_when.as_deref()?)));
+    rules
+        .filter_map(|(member, rule)| {
+            let error = HealthyWhen::compile(rule).err()?;
+            Some(format!(
+                "spec.workloadRefs: healthyWhen of {}: {error}",
+                member.key
+            ))
+        })
+        .collect()
 }
 
 /// The wall clock at a later instant, if neither clock is touched.

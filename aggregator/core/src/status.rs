@@ -8,16 +8,17 @@ use {
     crate::view::{MaintenanceView, MemberView, ScopeView},
     healthscope_crd::{
         condition::{self, Truth},
-        v1alpha2::ScopeHealthCondition,
+        v1alpha2::{ScopeHealthCondition, WorkloadHealthCondition},
         v1beta1::{ComponentStatus, HealthScopeStatus, MaintenanceStatus},
     },
     healthscope_shared::{
         health::{Health, Reason},
+        name::{Kind, Name},
         one_line,
     },
     jiff::Timestamp,
     k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
-    std::collections::HashMap,
+    std::collections::{BTreeMap, HashMap},
 };
 
 /// Most components listed.
@@ -26,11 +27,23 @@ pub const MAX_COMPONENTS: usize = 50;
 pub const MAX_WITH_HEALTHY: usize = 10;
 /// Largest status, as JSON.
 pub const MAX_BYTES: usize = 64 * 1024;
-/// So much of [`MAX_BYTES`] is for the list of components; the rest is bounded by the lengths of its texts.
+/// So much of [`MAX_BYTES`] is for the list of components, OAM's list among it; the rest is bounded by the lengths of its
+/// texts.
 const MAX_COMPONENTS_BYTES: usize = 48 * 1024;
+/// So much of that is OAM's where there is one.
+const MAX_CONDITIONS_BYTES: usize = 24 * 1024;
 
 /// The spec is accepted and observed.
 const ACCEPTED: Reason = Reason::from_static("Accepted");
+
+/// What the status says besides in the words of older versions, for objects whose writers speak these.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OldWords {
+    /// OAM's verdict on the scope and on its workloads; without it our own verdict is told in OAM's words.
+    pub oam: Option<(ScopeHealthCondition, Vec<WorkloadHealthCondition>)>,
+    /// Rudr's word for each component, by kind and name.
+    pub rudr: Option<BTreeMap<(Kind, Name), &'static str>>,
+}
 
 /// The status that the scope should have.
 ///
@@ -39,11 +52,16 @@ const ACCEPTED: Reason = Reason::from_static("Accepted");
 #[must_use]
 pub fn desired(
     view: &ScopeView,
+    old_words: &OldWords,
     generation: Option<i64>,
     previous: Option<&HealthScopeStatus>,
     now: Timestamp,
 ) -> HealthScopeStatus {
-    let (components, truncated) = components(view, previous);
+    let (components, truncated) = components(view, old_words, previous);
+    let (scope_health_condition, health_conditions) = match &old_words.oam {
+        Some((scope, workloads)) => (*scope, fitting(workloads)),
+        None => (ScopeHealthCondition::of(view.health, &view.summary), Vec::new()),
+    };
     let mut status = HealthScopeStatus {
         observed_generation: generation,
         health: Some(view.health),
@@ -69,8 +87,8 @@ pub fn desired(
         conditions: previous
             .map(|previous| previous.conditions.clone())
             .unwrap_or_default(),
-        scope_health_condition: Some(ScopeHealthCondition::of(view.health, &view.summary)),
-        health_conditions: Vec::new(),
+        scope_health_condition: Some(scope_health_condition),
+        health_conditions,
         app_health_conditions: previous
             .map(|previous| previous.app_health_conditions.clone())
             .unwrap_or_default(),
@@ -157,7 +175,11 @@ fn set_conditions(status: &mut HealthScopeStatus, view: &ScopeView, generation: 
 }
 
 /// The components to list, worst first as the view has them, and whether some that are not healthy had to be left out.
-fn components(view: &ScopeView, previous: Option<&HealthScopeStatus>) -> (Vec<ComponentStatus>, bool) {
+fn components(
+    view: &ScopeView,
+    old_words: &OldWords,
+    previous: Option<&HealthScopeStatus>,
+) -> (Vec<ComponentStatus>, bool) {
     let former: HashMap<(&str, &str, &str), &ComponentStatus> = previous
         .into_iter()
         .flat_map(|previous| &previous.components)
@@ -168,7 +190,12 @@ fn components(view: &ScopeView, previous: Option<&HealthScopeStatus>) -> (Vec<Co
             )
         })
         .collect();
-    let with_healthy = view.components.len() <= MAX_WITH_HEALTHY;
+    // Rudr's readers look for each component by name.
+    let with_healthy = view.components.len() <= MAX_WITH_HEALTHY || old_words.rudr.is_some();
+    let max_bytes = match &old_words.oam {
+        Some(_) => MAX_COMPONENTS_BYTES - MAX_CONDITIONS_BYTES,
+        None => MAX_COMPONENTS_BYTES,
+    };
     let mut listed = Vec::new();
     let mut bytes = 0;
     let wanted = view
@@ -180,6 +207,10 @@ fn components(view: &ScopeView, previous: Option<&HealthScopeStatus>) -> (Vec<Co
             return (listed, true);
         }
         let mut component = component_status(member);
+        if let Some(words) = &old_words.rudr {
+            let key = (member.component.kind.clone(), member.component.name.clone());
+            component.status = words.get(&key).map(|&word| word.to_owned());
+        }
         let key = (&*component.api_version, &*component.kind, &*component.name);
         if let Some(former) = former.get(&key)
             && former.health == component.health
@@ -189,12 +220,35 @@ fn components(view: &ScopeView, previous: Option<&HealthScopeStatus>) -> (Vec<Co
             component.since.clone_from(&former.since);
         }
         bytes += serde_json::to_string(&component).map_or(0, |json| json.len() + 1);
-        if bytes > MAX_COMPONENTS_BYTES {
+        if bytes > max_bytes {
             return (listed, member.component.health != Health::Healthy);
         }
         listed.push(component);
     }
     (listed, false)
+}
+
+/// OAM's list as far as it fits: those at the end first go without their texts, then not at all.
+fn fitting(conditions: &[WorkloadHealthCondition]) -> Vec<WorkloadHealthCondition> {
+    let size = |condition: &WorkloadHealthCondition| {
+        serde_json::to_string(condition).map_or(usize::MAX, |json| json.len() + 1)
+    };
+    let mut room = MAX_CONDITIONS_BYTES;
+    let mut fitting = Vec::new();
+    for condition in conditions.iter().take(MAX_COMPONENTS) {
+        let mut condition = condition.clone();
+        // The names of those that follow must fit too.
+        if size(&condition) > room / 2 {
+            condition.diagnosis = None;
+            condition.workload_status = None;
+        }
+        let Some(left) = room.checked_sub(size(&condition)) else {
+            break;
+        };
+        room = left;
+        fitting.push(condition);
+    }
+    fitting
 }
 
 fn component_status(member: &MemberView) -> ComponentStatus {
@@ -312,7 +366,7 @@ mod tests {
             until: Some(at(1)),
             reason: message,
         });
-        let status = desired(&view, Some(i64::MAX), None, at(1));
+        let status = desired(&view, &OldWords::default(), Some(i64::MAX), None, at(1));
         let bytes = serde_json::to_string(&status).unwrap().len();
         assert!(bytes <= MAX_BYTES, "{bytes}");
         assert!(
@@ -327,7 +381,13 @@ mod tests {
         let members = (0..10)
             .map(|number| member("Deployment", &format!("web-{number}"), Health::Healthy, ""))
             .collect();
-        let status = desired(&view(Health::Healthy, members), Some(1), None, at(1));
+        let status = desired(
+            &view(Health::Healthy, members),
+            &OldWords::default(),
+            Some(1),
+            None,
+            at(1),
+        );
         let bytes = serde_json::to_string(&status).unwrap().len();
         assert!(bytes < 4_096, "{bytes}");
     }
@@ -342,6 +402,7 @@ mod tests {
                 (0..healthy).map(|number| member("Component", &format!("w{number}"), Health::Healthy, ""));
             let status = desired(
                 &view(Health::Unhealthy, sick.chain(well).collect()),
+                &OldWords::default(),
                 None,
                 None,
                 at(1),
@@ -367,6 +428,7 @@ mod tests {
                 Health::Unhealthy,
                 vec![member("Component", "a", Health::Unhealthy, "x")],
             ),
+            &OldWords::default(),
             Some(1),
             None,
             at(1),
@@ -408,6 +470,7 @@ mod tests {
         let members = |health| vec![member("Component", "a", health, "x")];
         let first = desired(
             &view(Health::Unhealthy, members(Health::Unhealthy)),
+            &OldWords::default(),
             Some(1),
             None,
             at(100),
@@ -415,10 +478,11 @@ mod tests {
         // A new aggregator knows of the trouble since later only.
         let mut later = view(Health::Unhealthy, members(Health::Unhealthy));
         Arc::make_mut(&mut later.components[0].component).since = at(200);
-        let second = desired(&later, Some(1), Some(&first), at(200));
+        let second = desired(&later, &OldWords::default(), Some(1), Some(&first), at(200));
         assert_eq!(second, first);
         let third = desired(
             &view(Health::Healthy, members(Health::Healthy)),
+            &OldWords::default(),
             Some(1),
             Some(&second),
             at(300),
@@ -453,7 +517,7 @@ mod tests {
                 stalled: stalled.iter().map(|&reason| reason.into()).collect(),
                 ..view(health, Vec::new())
             };
-            let status = desired(&view, None, None, at(1));
+            let status = desired(&view, &OldWords::default(), None, None, at(1));
             let found: Vec<&str> = status
                 .conditions
                 .iter()

@@ -109,6 +109,8 @@ pub struct Store {
     agents_of_pods: HashMap<Arc<str>, u32>,
     /// Sessions whose agent is not wanted any more.
     evicted: Vec<SessionId>,
+    /// Whether scopes begin anew with what is on the server, with the next configuration.
+    taken_over: bool,
     /// By rank, so that what is nested comes first.
     dirty_scopes: BTreeSet<(usize, u32)>,
     scope_deadlines: BTreeSet<(Instant, u32)>,
@@ -134,6 +136,7 @@ impl Store {
             pods: HashMap::new(),
             agents_of_pods: HashMap::new(),
             evicted: Vec::new(),
+            taken_over: false,
             dirty_scopes: BTreeSet::new(),
             scope_deadlines: BTreeSet::new(),
             removed: Vec::new(),
@@ -156,6 +159,10 @@ impl Store {
             }
             Event::Cluster(event) => {
                 self.cluster_said(event, now);
+                Answer::Done
+            }
+            Event::TakenOver => {
+                self.take_over(now);
                 Answer::Done
             }
             Event::Opened(opened) => self.opened(opened, now),
@@ -660,10 +667,12 @@ impl Store {
             .into_iter()
             .map(|scope| (scope.key.clone(), scope))
             .collect();
+        let begins_anew = std::mem::take(&mut self.taken_over);
         let mut scopes: BTreeMap<ScopeKey, Scope> = BTreeMap::new();
         for mut scope in new {
             if let Some(former) = former.remove(&scope.key)
                 && former.object.metadata.uid == scope.object.metadata.uid
+                && !begins_anew
             {
                 scope.succeed(former);
             }

@@ -2,12 +2,15 @@
 
 use {
     crate::event::Watched,
-    healthscope_crd::effective::{EffectiveScope, MemberRef, component_scope, is_file_component},
+    healthscope_crd::{
+        effective::{EffectiveScope, MemberRef, component_scope, is_file_component},
+        writer::Versions,
+    },
     healthscope_shared::name::{ComponentKey, Kind, Name, Namespace},
     std::{collections::BTreeMap, sync::Arc},
 };
 
-/// What labels can find, and what stands between it and its pods: watched in all namespaces while there is any scope.
+/// What labels can find, and what stands between it and its pods: watched in all namespaces.
 pub const STANDARD: [(&str, &str, &str); 7] = [
     ("v1", "Pod", "pods"),
     ("apps/v1", "ReplicaSet", "replicasets"),
@@ -31,29 +34,35 @@ pub struct Wanted {
     pub api_version: String,
     /// `healthyWhen` of single objects; where scopes differ, the first scope's.
     pub rules: BTreeMap<(Namespace, Name), Arc<str>>,
+    /// Whether a scope speaks OAM's version, whose answer holds the status of objects of kinds that OAM does not know.
+    pub keep_status: bool,
 }
 
-/// Everything that the scopes ask for; nothing when there is none.
-pub fn wanted<'a>(scopes: impl Iterator<Item = &'a EffectiveScope>) -> BTreeMap<Watched, Wanted> {
-    let mut wanted = BTreeMap::<Watched, Wanted>::new();
-    for scope in scopes {
-        if wanted.is_empty() {
-            for (api_version, kind, _) in STANDARD {
-                let entry = Wanted {
-                    api_version: api_version.to_owned(),
-                    rules: BTreeMap::new(),
-                };
-                wanted.insert(everywhere(api_version, kind), entry);
-            }
-        }
+/// Everything that the scopes ask for, each with the versions that its writers speak; the standard kinds always, for
+/// agents speak for pods whether a scope counts them or not.
+pub fn wanted<'a>(scopes: impl Iterator<Item = (&'a EffectiveScope, Versions)>) -> BTreeMap<Watched, Wanted> {
+    let mut wanted: BTreeMap<Watched, Wanted> = STANDARD
+        .into_iter()
+        .map(|(api_version, kind, _)| (everywhere(api_version, kind), Wanted::of(api_version)))
+        .collect();
+    for (scope, speaks) in scopes {
         for member in &scope.members {
-            want(&mut wanted, member);
+            want(&mut wanted, member, speaks.v1alpha2);
         }
     }
     wanted
 }
 
-fn want(wanted: &mut BTreeMap<Watched, Wanted>, member: &MemberRef) {
+impl Wanted {
+    fn of(api_version: &str) -> Self {
+        Self {
+            api_version: api_version.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+fn want(wanted: &mut BTreeMap<Watched, Wanted>, member: &MemberRef, speaks_oam: bool) {
     let MemberRef {
         key,
         api_version,
@@ -73,10 +82,8 @@ fn want(wanted: &mut BTreeMap<Watched, Wanted>, member: &MemberRef) {
     } else {
         within(key)
     };
-    let entry = wanted.entry(watched).or_insert_with(|| Wanted {
-        api_version: api_version.clone(),
-        rules: BTreeMap::new(),
-    });
+    let entry = wanted.entry(watched).or_insert_with(|| Wanted::of(api_version));
+    entry.keep_status |= speaks_oam;
     if let Some(rule) = healthy_when {
         entry
             .rules
@@ -89,10 +96,7 @@ fn want(wanted: &mut BTreeMap<Watched, Wanted>, member: &MemberRef) {
             kind: kind("Service"),
             namespace: Some(key.namespace.clone()),
         };
-        wanted.entry(service).or_insert_with(|| Wanted {
-            api_version: "v1".to_owned(),
-            rules: BTreeMap::new(),
-        });
+        wanted.entry(service).or_insert_with(|| Wanted::of("v1"));
     }
 }
 
@@ -132,11 +136,9 @@ mod tests {
                 effective(&HealthScope::new("shop", spec)).unwrap()
             })
             .collect();
-        let found: Vec<String> = wanted(scopes.iter())
+        let found: Vec<String> = wanted(scopes.iter().map(|scope| (scope, Versions::default())))
             .into_iter()
-            .filter(|(watched, _)| {
-                watched.namespace.is_some() || !specs.is_empty() && watched.kind.as_str() == "Pod"
-            })
+            .filter(|(watched, _)| watched.namespace.is_some() || watched.kind.as_str() == "Pod")
             .map(|(watched, wanted)| {
                 let place = watched
                     .namespace
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn kinds_are_watched_only_while_a_scope_names_them() {
-        check(&[], &[]);
+        check(&[], &["v1 Pod in *"]);
         check(&["{}"], &["v1 Pod in *"]);
         check(
             &[

@@ -3,6 +3,8 @@
 //!
 //! At no instant do two replicas lead, and when the chaos ends one of them does.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use {
     healthscope_core::owner::{
         EXPIRY, Election, Identity, Input, Member, RENEW_DEADLINE, REQUEST_DEADLINE, Record, Request, owner,
@@ -359,7 +361,7 @@ impl World {
                 lease.holder = Identity::written("garbage").map(|identity| Member {
                     identity,
                     address: None,
-                })
+                });
             }),
             9 if self.may_delete() => {
                 self.lease = None;

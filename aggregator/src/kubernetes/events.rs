@@ -1,7 +1,7 @@
 //! Makes Kubernetes Events (`events.k8s.io/v1`) of statuses that were written.
 //!
-//! What is worth telling, and how often, is decided by [`Occurrences`]. Events are made one after the other, behind the
-//! statuses and never instead of them. An Event's name comes from what it tells: making it twice makes one.
+//! What is worth telling, and how often, is decided by [`Occurrences`]. Events are made behind the statuses, a few at a
+//! time, and never instead of them. An Event's name comes from what it tells: making it twice makes one.
 
 use {
     super::{
@@ -13,12 +13,13 @@ use {
         clock,
         metrics::writer::{EventResult, WriterMetrics},
     },
+    futures_util::{StreamExt, stream::FuturesUnordered},
     healthscope_core::{
         occurrence::{Occurrence, Occurrences},
         pace::Written,
     },
     healthscope_crd::v1beta1::{API_VERSION, KIND},
-    healthscope_shared::{backoff::Backoff, truncate},
+    healthscope_shared::{backoff::Backoff, name::ScopeKey, truncate},
     http::Method,
     k8s_openapi::{
         api::{core::v1::ObjectReference, events::v1::Event},
@@ -33,9 +34,11 @@ use {
     tokio_util::sync::CancellationToken,
 };
 
-/// Written statuses that wait to be told of. When it is full, further ones are counted and not told: five seconds of
-/// writing as fast as the writer may.
-pub(crate) const QUEUE: usize = 1_024;
+/// Written statuses that wait to be told of; each is two pointers to what is there anyway. When it is full, further ones
+/// are counted and not told. Ten thousand scopes may fail together.
+pub(crate) const QUEUE: usize = 10_000;
+/// Events under way at most; the statuses have the larger share of the API server.
+const IN_FLIGHT: usize = 4;
 /// How often one Event is tried before it is given up; Events are a courtesy.
 const TRIES: u32 = 4;
 /// Between the tries.
@@ -58,11 +61,11 @@ pub(crate) struct Ends {
     pub(crate) metrics: WriterMetrics,
 }
 
-/// Tells until nobody writes any more, and at shutdown for little longer than statuses are written.
+/// Tells until nobody writes any more, and for at most [`FLUSH`] after shutdown was given.
 pub(crate) async fn run(ends: Ends, shutdown: CancellationToken) {
     let limit = async {
         shutdown.cancelled().await;
-        time::sleep(FLUSH + FLUSH / 2).await;
+        time::sleep(FLUSH).await;
     };
     tokio::select! {
         biased;
@@ -81,49 +84,77 @@ async fn tell(ends: Ends) {
     } = ends;
     let instance = truncate(&instance, MAX_INSTANCE_BYTES).into_owned();
     let mut role = Some(role);
+    let mut is_open = true;
     let mut occurrences = Occurrences::default();
     let mut queue = VecDeque::new();
+    let mut making = FuturesUnordered::new();
     let mut failed = Sparing::default();
     loop {
-        while let Some(occurrence) = queue.pop_front() {
-            let result = make(&client, &occurrence, &instance, &mut failed).await;
-            metrics.event(result, 1);
+        while making.len() < IN_FLIGHT
+            && let Some(occurrence) = queue.pop_front()
+        {
+            making.push(make(&client, occurrence, &instance));
+        }
+        if !is_open && making.is_empty() {
+            return;
         }
         // All are cancel-safe.
         tokio::select! {
             biased;
-            is_open = changed(&mut role) => {
+            may_change = changed(&mut role) => {
                 let is_owner = role.as_mut().is_some_and(|role| *role.borrow_and_update() == Role::Owner);
                 if !is_owner {
                     occurrences.clear();
                 }
-                if !is_open {
+                if !may_change {
                     role = None;
                 }
             }
-            taken = written.recv() => {
-                let Some(written) = taken else { return };
-                queue.extend(occurrences.handle(clock::instant(), &written));
+            Some(made) = making.next() => {
+                let result = made.unwrap_or_else(|(scope, error): (ScopeKey, String)| {
+                    if failed.may() {
+                        tracing::warn!(
+                            %scope,
+                            error,
+                            "an Event could not be made; may this ServiceAccount create events.events.k8s.io?"
+                        );
+                    }
+                    EventResult::Failed
+                });
+                metrics.event(result, 1);
+            }
+            taken = written.recv(), if is_open && queue.is_empty() => {
+                match taken {
+                    Some(written) => queue.extend(occurrences.handle(clock::instant(), &written)),
+                    None => is_open = false,
+                }
                 metrics.event(EventResult::Swallowed, occurrences.take_swallowed());
             }
-            () = sleep_until(occurrences.deadline()) => queue.extend(occurrences.tick(clock::instant())),
+            () = sleep_until(occurrences.deadline()), if is_open => {
+                queue.extend(occurrences.tick(clock::instant()));
+            }
         }
     }
 }
 
-async fn make(client: &Client, occurrence: &Occurrence, instance: &str, failed: &mut Sparing) -> EventResult {
+/// Makes one Event, trying a few times; or says for which scope it could not be made, and why.
+async fn make(
+    client: &Client,
+    occurrence: Occurrence,
+    instance: &str,
+) -> Result<EventResult, (ScopeKey, String)> {
     let namespace = &occurrence.key.namespace;
     let uri = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events?fieldManager={FIELD_MANAGER}");
     let body =
-        serde_json::to_vec(&event(occurrence, instance)).expect("an Event is text and a time in range");
+        serde_json::to_vec(&event(&occurrence, instance)).expect("an Event is text and a time in range");
     let (base, cap) = RETRY;
     let mut backoff = Backoff::new(base, cap);
     let mut tries = 0;
     loop {
         tries += 1;
         let (again, error) = match request::send(client, Method::POST, &uri, METADATA, body.clone()).await {
-            Reply::Done { .. } => return EventResult::Created,
-            Reply::Exists => return EventResult::Exists,
+            Reply::Done { .. } => return Ok(EventResult::Created),
+            Reply::Exists => return Ok(EventResult::Exists),
             Reply::Busy { retry_after } => (
                 Some(retry_after.unwrap_or_default().min(MAX_BUSY)),
                 "too many requests".to_owned(),
@@ -135,16 +166,7 @@ async fn make(client: &Client, occurrence: &Occurrence, instance: &str, failed: 
         };
         match again {
             Some(wait) if tries < TRIES => time::sleep(wait + backoff.next(random())).await,
-            Some(_) | None => {
-                if failed.may() {
-                    tracing::warn!(
-                        scope = %occurrence.key,
-                        error,
-                        "an Event could not be made; may this ServiceAccount create events.events.k8s.io?"
-                    );
-                }
-                return EventResult::Failed;
-            }
+            Some(_) | None => return Err((occurrence.key, error)),
         }
     }
 }

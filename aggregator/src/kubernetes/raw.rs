@@ -32,10 +32,6 @@ impl Raw {
         }
         value
     }
-
-    pub(crate) fn resource_version(&self) -> &str {
-        self.metadata.resource_version.as_deref().unwrap_or_default()
-    }
 }
 
 impl<'de> Deserialize<'de> for Raw {

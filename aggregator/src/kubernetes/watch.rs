@@ -9,7 +9,7 @@
 //! ```
 
 use {
-    super::{Kubernetes, raw::Raw, writer::Observed},
+    super::{Kubernetes, raw::Raw, role::Role, writer::Observed},
     crate::{
         bus::{StoreSender, ToStore},
         metrics::WatchMetrics,
@@ -17,10 +17,10 @@ use {
     futures_util::{Stream, StreamExt},
     healthscope_core::{
         event::{ClusterEvent, Configuration, Event as StoreEvent, Unavailable, Watched},
-        platform::{self, DecodeOptions},
+        platform::{self, DecodeOptions, HealthyWhen},
         wanted::{STANDARD, Wanted, wanted},
     },
-    healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1},
+    healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1, writer::writers},
     healthscope_service::{admin::Condition, tasks::Tasks},
     healthscope_shared::{
         name::{Name, Namespace, ScopeKey},
@@ -66,6 +66,10 @@ const MAX_ERROR_BYTES: usize = 160;
 pub(crate) struct WatchEnds {
     pub(crate) kubernetes: Kubernetes,
     pub(crate) store: StoreSender,
+    /// What the election says.
+    pub(crate) role: watch::Receiver<Role>,
+    /// What the writer is told: that it may write only when the store has begun anew with what is on the server.
+    pub(crate) acting: watch::Sender<Role>,
     /// The writer learns what is on the server.
     pub(crate) observed: mpsc::Sender<Observed>,
     /// Holds once everything that the scopes ask for was listed or is known not to be readable.
@@ -120,6 +124,8 @@ struct Watches {
     /// While they are listed: those that have come.
     listing: Option<BTreeSet<ScopeKey>>,
     listed: bool,
+    /// Whether the store knows what was listed.
+    configured: bool,
     synced: bool,
     followers: BTreeMap<Watched, Follower>,
     /// Tasks that were told to end and may not have ended yet.
@@ -143,6 +149,7 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
         scopes: BTreeMap::new(),
         listing: None,
         listed: false,
+        configured: false,
         synced: false,
         followers: BTreeMap::new(),
         ending: HashMap::new(),
@@ -151,12 +158,21 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
         shutdown: shutdown.clone(),
     };
     watches.follow_wanted();
+    let mut role = watches.ends.role.clone();
     let mut due: Option<Instant> = None;
     loop {
         // All are cancel-safe.
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
+            // Without an election any more nothing changes.
+            Ok(()) = role.changed() => {
+                let is_owner = *role.borrow_and_update() == Role::Owner;
+                if is_owner {
+                    due = None;
+                    watches.take_over().await;
+                }
+            }
             Some(watched) = settlements.recv() => {
                 watches.unsettled.remove(&watched);
                 watches.tell_when_synced().await;
@@ -274,9 +290,8 @@ impl Watches {
             }
         };
         let differs = self.scopes.get(&key).is_none_or(|former| former.differs(&object));
-        if differs {
-            self.scopes.insert(key.clone(), object);
-        }
+        // Also when the status alone is new: it is what a replica that takes over begins with.
+        self.scopes.insert(key.clone(), object);
         Some((key, differs))
     }
 
@@ -295,6 +310,24 @@ impl Watches {
         let _shutdown = self.ends.observed.send(observed).await;
     }
 
+    /// This replica serves from now on: the store begins anew with what is on the server, and then it may be written.
+    async fn take_over(&mut self) {
+        self.ends.store.send(ToStore::Event(StoreEvent::TakenOver)).await;
+        if self.listed {
+            self.configure().await;
+        }
+        self.ends.store.published().await;
+        let WatchEnds { role, acting, .. } = &self.ends;
+        acting.send_if_modified(|acting| {
+            // Whoever takes the role away tells the writer after this.
+            let is_owner = *role.borrow() == Role::Owner;
+            if is_owner {
+                *acting = Role::Owner;
+            }
+            is_owner
+        });
+    }
+
     /// Tells the store of the scopes, and follows the kinds that they name.
     async fn configure(&mut self) {
         self.follow_wanted();
@@ -310,12 +343,15 @@ impl Watches {
             .store
             .send(ToStore::Event(StoreEvent::Configured(configuration)))
             .await;
+        self.configured = self.listed;
         self.tell_when_synced().await;
     }
 
     async fn tell_when_synced(&mut self) {
-        if !self.synced && self.listed && self.unsettled.is_empty() {
+        if !self.synced && self.configured && self.unsettled.is_empty() {
             self.synced = true;
+            // What is published before says nothing of what has just been listed.
+            self.ends.store.published().await;
             self.ends.synced.ready();
             self.observe(Observed::Synced).await;
         }
@@ -327,11 +363,14 @@ impl Watches {
             .scopes
             .values()
             .filter_map(|found| match found {
-                Found::Readable(object) => effective(object).ok(),
+                Found::Readable(object) => {
+                    let managed = object.metadata.managed_fields.as_deref();
+                    Some((effective(object).ok()?, writers(managed.unwrap_or_default())))
+                }
                 Found::Unreadable(_) => None,
             })
             .collect();
-        let mut wanted = wanted(effective.iter());
+        let mut wanted = wanted(effective.iter().map(|(scope, speaks)| (scope, *speaks)));
         let unwanted: Vec<Watched> = self
             .followers
             .keys()
@@ -400,6 +439,39 @@ struct Follow {
     watched: Watched,
 }
 
+/// How the objects of a kind are read.
+struct Rules {
+    /// Rules that cannot be compiled make their scope Stalled; here they count as none.
+    compiled: HashMap<(Namespace, Name), HealthyWhen>,
+    keep_status: bool,
+}
+
+impl Rules {
+    fn new(wanted: &Wanted) -> Self {
+        let compiled = wanted
+            .rules
+            .iter()
+            .filter_map(|(key, rule)| Some((key.clone(), HealthyWhen::compile(rule).ok()?)));
+        Self {
+            compiled: compiled.collect(),
+            keep_status: wanted.keep_status,
+        }
+    }
+
+    fn options(&self, object: &Value) -> DecodeOptions<'_> {
+        let rule = if self.compiled.is_empty() {
+            None
+        } else {
+            let key = scope_key(object).map(|ScopeKey { namespace, name }| (namespace, name));
+            key.and_then(|key| self.compiled.get(&key))
+        };
+        DecodeOptions {
+            rule,
+            keep_status: self.keep_status,
+        }
+    }
+}
+
 /// Why a kind is looked for anew.
 struct Lost;
 
@@ -407,6 +479,7 @@ impl Follow {
     async fn run(self, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) {
         loop {
             let now = wanted.borrow_and_update().clone();
+            let rules = Rules::new(&now);
             // What is cancelled is begun anew with a list, so nothing is lost.
             tokio::select! {
                 biased;
@@ -414,18 +487,18 @@ impl Follow {
                 changed = wanted.changed() => if changed.is_err() {
                     break;
                 },
-                () = self.follow(&now) => {}
+                () = self.follow(&now, &rules) => {}
             }
         }
         self.tell(ClusterEvent::Unwatched(self.watched.clone())).await;
     }
 
     /// Finds the kind and follows its objects, for ever.
-    async fn follow(&self, wanted: &Wanted) {
+    async fn follow(&self, wanted: &Wanted, rules: &Rules) {
         loop {
             match self.find(wanted).await {
                 Ok(resource) => {
-                    let Lost = self.follow_objects(&resource, wanted).await;
+                    let Lost = self.follow_objects(&resource, rules).await;
                     // Not installed any more: told with the next look.
                 }
                 Err(why) => {
@@ -472,14 +545,14 @@ impl Follow {
         }
     }
 
-    async fn follow_objects(&self, resource: &ApiResource, wanted: &Wanted) -> Lost {
+    async fn follow_objects(&self, resource: &ApiResource, rules: &Rules) -> Lost {
         let namespace = self.watched.namespace.as_ref();
         let mut stream = events(&self.client, resource, namespace);
         let mut is_listed = false;
         while let Some(event) = stream.next().await {
             match event {
                 Ok(Event::Init) => self.tell(ClusterEvent::Listing(self.watched.clone())).await,
-                Ok(Event::InitApply(raw) | Event::Apply(raw)) => self.applied(raw, resource, wanted).await,
+                Ok(Event::InitApply(raw) | Event::Apply(raw)) => self.applied(raw, resource, rules).await,
                 Ok(Event::Delete(raw)) => self.deleted(raw, resource).await,
                 Ok(Event::InitDone) => {
                     is_listed = true;
@@ -520,9 +593,9 @@ impl Follow {
         Lost
     }
 
-    async fn applied(&self, raw: Raw, resource: &ApiResource, _wanted: &Wanted) {
+    async fn applied(&self, raw: Raw, resource: &ApiResource, rules: &Rules) {
         let value = raw.into_value(resource);
-        match platform::decode(&value, &DecodeOptions::default()) {
+        match platform::decode(&value, &rules.options(&value)) {
             Ok(object) => self.tell(ClusterEvent::Applied(Box::new(object))).await,
             Err(error) => {
                 self.metrics.unreadable.inc();
@@ -548,6 +621,22 @@ impl Follow {
         // Nobody listens once shutdown is given.
         let _shutdown = self.settled.send(self.watched.clone()).await;
     }
+}
+
+/// Tells the writer at once when this replica does not serve any more; that it does is for [`run`] to tell.
+pub(crate) async fn step_down(
+    mut role: watch::Receiver<Role>,
+    acting: watch::Sender<Role>,
+    shutdown: CancellationToken,
+) {
+    // What the writer has to write last is written while the role still stands.
+    while let Some(Ok(())) = shutdown.run_until_cancelled(role.changed()).await {
+        let role = role.borrow_and_update().clone();
+        if role != Role::Owner {
+            acting.send_replace(role);
+        }
+    }
+    shutdown.cancelled().await;
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<Event<Raw>, WatchError>> + Send>>;

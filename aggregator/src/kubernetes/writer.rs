@@ -1,7 +1,7 @@
 //! Writes the statuses: carries out what [`Pace`] decides, and tells [`events`](super::events) what was written.
 //!
 //! Decides nothing. A request that is under way when the scopes are lost is dropped, so that it does not reach the server
-//! if it has not yet. At shutdown transitions are still written, for at most [`FLUSH`].
+//! if it has not yet. At shutdown transitions are still written and told of, for at most [`FLUSH`].
 
 #[cfg(test)]
 mod tests;
@@ -41,8 +41,10 @@ use {
     tokio_util::sync::CancellationToken,
 };
 
-/// How long transitions are still written after shutdown was given.
+/// How long transitions are still written, and told of, after shutdown was given: then [`run`] returns.
 pub(crate) const FLUSH: Duration = Duration::from_secs(2);
+/// So much of [`FLUSH`] is for statuses; the rest is for the Events about the last of them.
+const FLUSH_STATUSES: Duration = Duration::from_millis(1_500);
 /// News of the watch taken in at once, before anything is sent.
 const BATCH: usize = 256;
 /// Fields of a status that we do not know are kept up to so many bytes; more is not ours to carry.
@@ -256,7 +258,7 @@ impl Writer {
                 self.next().await;
             }
         };
-        if time::timeout(FLUSH, flush).await.is_err() {
+        if time::timeout(FLUSH_STATUSES, flush).await.is_err() {
             let pending = self.pace.pending();
             tracing::warn!(
                 pending,

@@ -128,7 +128,7 @@ impl WriterMetrics {
             ),
             contested: maker.counter(
                 "status_writes_contested_total",
-                "Statuses of ours that somebody else replaced by something different; another aggregator by mistake?",
+                "Statuses of ours that somebody else replaced by something different, such as another aggregator by mistake.",
             ),
             pending: maker.gauge(
                 "status_writes_pending",

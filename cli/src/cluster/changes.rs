@@ -126,3 +126,95 @@ fn lists_all_ill(scope: &ScopeView) -> bool {
         .filter(|member| member.component.health != Health::Healthy);
     ill.count() as u64 >= u64::from(scope.summary.total - scope.summary.healthy.min(scope.summary.total))
 }
+
+#[cfg(test)]
+mod tests {
+    use {super::*, crate::golden::recorded, std::sync::Arc};
+
+    /// A scope with these components, `web=Healthy`; those marked with `!` are counted and not listed.
+    fn scope(health: Health, components: &str) -> ScopeView {
+        let mut scope: ScopeView = recorded("scope-payments.json");
+        scope.health = health;
+        let template = scope.components.remove(0);
+        scope.summary = healthscope_crd::v1beta1::Summary::default();
+        for word in components.split_whitespace() {
+            let (name, word) = word.split_once('=').unwrap();
+            let health = Health::ALL
+                .into_iter()
+                .find(|health| health.as_str() == word)
+                .unwrap();
+            scope.summary.add(health);
+            if name.starts_with('!') {
+                continue;
+            }
+            let mut member = template.clone();
+            let component = Arc::make_mut(&mut member.component);
+            component.name = Name::new(name).unwrap();
+            component.health = health;
+            scope.components.push(member);
+        }
+        scope
+    }
+
+    #[track_caller]
+    fn check(before: Option<(Health, &str)>, after: (Health, &str), expected: &str) {
+        let before = before.map(|(health, components)| scope(health, components));
+        let told = between(
+            before.as_ref(),
+            &scope(after.0, after.1),
+            7,
+            Timestamp::UNIX_EPOCH,
+        );
+        let told: Vec<String> = told
+            .iter()
+            .map(|told| match &told.change {
+                Change::Scope { from, to, .. } => format!("scope {from}>{to}"),
+                Change::Component { from, to: Some(to) } => format!("{} {from}>{to}", told.name),
+                Change::Component { from, to: None } => format!("{} {from}>gone", told.name),
+                Change::Probe { .. } => unreachable!("a status knows no probes"),
+            })
+            .collect();
+        assert_eq!(told.join(", "), expected);
+    }
+
+    #[test]
+    fn changes_of_a_scope_and_its_components_are_told() {
+        use Health::{Degraded, Healthy, Unhealthy, Unknown};
+        let all_well = Some((Healthy, "db=Healthy web=Healthy"));
+        check(all_well, (Healthy, "db=Healthy web=Healthy"), "");
+        check(
+            all_well,
+            (Unhealthy, "db=Unhealthy web=Healthy"),
+            "db Healthy>Unhealthy, scope Healthy>Unhealthy",
+        );
+        check(all_well, (Healthy, "web=Healthy"), "db Healthy>gone");
+        check(
+            all_well,
+            (Unknown, "db=Healthy web=Healthy job=Degraded"),
+            "job Unknown>Degraded, scope Healthy>Unknown",
+        );
+        check(None, (Degraded, "db=Degraded"), "scope Unknown>Degraded");
+        check(None, (Unknown, "db=Unknown"), "");
+    }
+
+    #[test]
+    fn what_is_not_listed_is_healthy_where_only_healthy_ones_are_left_out() {
+        use Health::{Healthy, Unhealthy};
+        check(
+            Some((Healthy, "!a=Healthy !b=Healthy")),
+            (Unhealthy, "a=Unhealthy !b=Healthy"),
+            "a Healthy>Unhealthy, scope Healthy>Unhealthy",
+        );
+        check(
+            Some((Unhealthy, "a=Unhealthy !b=Healthy")),
+            (Healthy, "!a=Healthy !b=Healthy"),
+            "a Unhealthy>Healthy, scope Unhealthy>Healthy",
+        );
+        // Another ill one is left out: `a` may be that one.
+        check(
+            Some((Unhealthy, "a=Unhealthy b=Unhealthy")),
+            (Unhealthy, "!a=Unhealthy b=Unhealthy"),
+            "",
+        );
+    }
+}

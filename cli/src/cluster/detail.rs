@@ -12,7 +12,7 @@ use {
     k8s_openapi::api::core::v1::{ConfigMap, Pod},
     kube::{
         Api,
-        api::ListParams,
+        api::{ListParams, Portforwarder},
         client::{Body, ConfigExt},
     },
     std::{net::Ipv4Addr, sync::Arc, time::Duration},
@@ -97,14 +97,14 @@ impl Cluster {
             cluster: self.clone(),
             namespace: namespace.clone(),
         };
-        // Said here and now; the connections themselves look again, because pods come and go.
-        tunnel.find().await?;
+        // What stands in the way is said here and now. Later connections look again, because pods come and go.
+        let first = tunnel.forward().await?;
         let local = |error: &dyn std::fmt::Display| DetailError::Local(error.to_string());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .map_err(|error| local(&error))?;
         let address = listener.local_addr().map_err(|error| local(&error))?;
-        tokio::spawn(tunnel.serve(listener));
+        tokio::spawn(tunnel.serve(listener, first));
         let host = format!("{SERVICE}.{namespace}.svc");
         Client::through(address, &host, authorities.as_bytes(), token)
             .map_err(|failure| DetailError::NoAuthority(namespace.to_string(), failure.to_string()))
@@ -181,7 +181,8 @@ impl Tunnel {
             })
     }
 
-    async fn serve(self, listener: TcpListener) {
+    async fn serve(self, listener: TcpListener, first: Forward) {
+        let mut first = Some(first);
         let tunnel = Arc::new(self);
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -192,28 +193,47 @@ impl Tunnel {
                 return;
             };
             let tunnel = Arc::clone(&tunnel);
+            let open = first.take();
             tokio::spawn(async move {
-                // A connection that fails is closed, and the client says what that means for it.
-                let _closed = tunnel.carry(stream).await;
+                let forward = match open {
+                    Some(forward) => Ok(forward),
+                    None => tunnel.forward().await,
+                };
+                // Without one the connection is closed, and the client says what that means for it.
+                if let Ok(forward) = forward {
+                    forward.carry(stream).await;
+                }
                 drop(permit);
             });
         }
     }
 
-    async fn carry(&self, mut stream: TcpStream) -> Result<(), DetailError> {
+    /// Opens a way to the aggregator's port.
+    async fn forward(&self) -> Result<Forward, DetailError> {
         let Place { pod, port } = self.find().await?;
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), self.namespace.as_str());
-        let mut forward = self
+        let forwarder = self
             .cluster
             .answer(api.portforward(&pod, &[port]))
             .await
             .map_err(|error| error.about("create", "pods/portforward", &self.namespace))?;
-        if let Some(mut remote) = forward.take_stream(port) {
+        Ok(Forward { forwarder, port })
+    }
+}
+
+/// An open way to the aggregator's port.
+struct Forward {
+    forwarder: Portforwarder,
+    port: u16,
+}
+
+impl Forward {
+    async fn carry(mut self, mut stream: TcpStream) {
+        if let Some(mut remote) = self.forwarder.take_stream(self.port) {
             // Whichever end goes first, both are closed.
             let _ended = tokio::io::copy_bidirectional(&mut stream, &mut remote).await;
         }
-        forward.abort();
-        Ok(())
+        self.forwarder.abort();
     }
 }
 

@@ -73,8 +73,8 @@ pub(crate) enum ClusterError {
     },
     /// The API server does not know HealthScopes.
     #[error(
-        "HealthScope is not installed in this cluster: the API server at {address} has no {}s in {}; see \
-         docs/gitops.md and the install guide",
+        "HealthScope is not installed in this cluster: the API server at {address} has no {}s in {}; install \
+         HealthScope there, or choose another cluster with --context",
         v1beta1::KIND,
         v1beta1::API_VERSION
     )]

@@ -27,6 +27,8 @@ use {
     std::sync::Arc,
 };
 
+const UNREPORTED: &str = "no aggregator has reported on it yet; is HealthScope's aggregator running?";
+
 /// Reads an object; one whose status cannot be read is a scope of which nothing is known, and says why.
 pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
     let strange = |error: healthscope_shared::name::NameError| ClusterError::Strange(error.to_string());
@@ -45,10 +47,12 @@ pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
         },
     };
     let policy = policy(object.data.get("spec"));
-    let view = view(namespace, name, created, status, unreadable.as_deref(), policy);
-    let behind = behind(object, &view.1);
-    let mut view = view.0;
-    view.notes.extend(behind.clone());
+    let is_reported = status.observed_generation.is_some();
+    let behind = behind(metadata.generation, status.observed_generation);
+    let mut view = view(namespace, name, created, status, unreadable.as_deref(), policy);
+    if is_reported {
+        view.notes.extend(behind.clone());
+    }
     Ok(Scope {
         view,
         behind,
@@ -57,10 +61,10 @@ pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
 }
 
 /// What stands against believing the status: it is about an older spec, or there is none.
-fn behind(object: &DynamicObject, observed: &Observed) -> Option<String> {
-    let generation = object.metadata.generation?;
-    match observed.0 {
-        None => Some("no aggregator has reported on it yet; is HealthScope's aggregator running?".to_owned()),
+fn behind(generation: Option<i64>, observed: Option<i64>) -> Option<String> {
+    let generation = generation?;
+    match observed {
+        None => Some(UNREPORTED.to_owned()),
         Some(observed) if observed < generation => Some(format!(
             "the status is about generation {observed} and the spec is at {generation}: the aggregator has not looked \
              at it yet"
@@ -69,9 +73,6 @@ fn behind(object: &DynamicObject, observed: &Observed) -> Option<String> {
     }
 }
 
-/// The generation that a status is about.
-struct Observed(Option<i64>);
-
 fn view(
     namespace: Namespace,
     name: Name,
@@ -79,9 +80,8 @@ fn view(
     status: HealthScopeStatus,
     unreadable: Option<&str>,
     policy: EffectivePolicy,
-) -> (ScopeView, Observed) {
+) -> ScopeView {
     let HealthScopeStatus {
-        observed_generation,
         health,
         available,
         root_cause,
@@ -109,10 +109,7 @@ fn view(
                 one_line(error, condition::MAX_MESSAGE_BYTES)
             ),
         ),
-        (None, None, _) => (
-            Reason::STARTING,
-            "no aggregator has reported on it yet".to_owned(),
-        ),
+        (None, None, _) => (Reason::STARTING, UNREPORTED.to_owned()),
     };
     let health = health.unwrap_or(Health::Unknown);
     let stalled = find(condition::STALLED)
@@ -153,8 +150,8 @@ fn view(
         // A name that Kubernetes has accepted can be read; one made by hand in a status need not be.
         .filter_map(|component| member(&namespace, component, is_ignored(component), since))
         .collect();
-    let view = ScopeView {
-        namespace: namespace.clone(),
+    ScopeView {
+        namespace,
         name,
         health,
         reason,
@@ -178,8 +175,7 @@ fn view(
         },
         components: members,
         conditions,
-    };
-    (view, Observed(observed_generation))
+    }
 }
 
 /// Since when the health has been what it is. Each of the four words is another pair of Healthy and Available, so the
@@ -260,4 +256,138 @@ fn printed(object: &DynamicObject) -> Value {
     let mut object = object.clone();
     object.metadata.managed_fields = None;
     serde_json::to_value(&object).expect("an object that came as JSON can be written as JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        crate::{golden, terminal::Terminal, why::tree},
+        serde_json::json,
+    };
+
+    fn read(value: Value) -> Scope {
+        scope(&serde_json::from_value(value).unwrap()).unwrap()
+    }
+
+    fn object(generation: i64, status: &Value) -> Value {
+        json!({
+            "apiVersion": "core.oam.dev/v1beta1", "kind": "HealthScope",
+            "metadata": {
+                "name": "shop", "namespace": "prod", "generation": generation,
+                "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{"manager": "kubectl"}],
+            },
+            "spec": {"policy": {"minAvailable": 75}, "new": {"field": 1}},
+            "status": status,
+        })
+    }
+
+    fn condition(kind: &str, status: &str, time: &str) -> Value {
+        json!({"type": kind, "status": status, "reason": "PolicyNotMet", "message": "db is gone",
+               "lastTransitionTime": time})
+    }
+
+    #[test]
+    fn what_a_status_counts_and_does_not_list_is_counted_in_the_tree() {
+        let ill: Vec<Value> = (0..25)
+            .map(|number| {
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": format!("web-{number:02}"),
+                       "health": "Unhealthy", "reason": "NotReady", "message": "0/1 ready",
+                       "since": "2026-01-02T04:59:00Z"})
+            })
+            .collect();
+        let scope = read(object(
+            3,
+            &json!({
+                "observedGeneration": 2, "health": "Unhealthy", "available": "40/100", "rootCause": "web-00: 0/1 ready",
+                "summary": {"total": 100, "healthy": 40, "degraded": 0, "unhealthy": 60, "unknown": 0},
+                "components": ill, "truncated": true,
+                "maintenance": {"active": true, "reason": "new database"},
+                "conditions": [
+                    condition("Healthy", "False", "2026-01-02T04:00:00Z"),
+                    condition("Available", "False", "2026-01-02T04:30:00Z"),
+                ],
+            }),
+        ));
+        assert!(!scope.view.alarming);
+        golden::check(
+            "why-status.txt",
+            &tree::render(
+                &scope.view,
+                &tree::Scopes::new(),
+                golden::now(),
+                Terminal::plain(),
+            ),
+        );
+    }
+
+    #[test]
+    fn a_scope_changed_when_the_later_of_its_conditions_did() {
+        let since = |status: Value| read(object(1, &status)).view.since.to_string();
+        assert_eq!(since(json!(null)), "2026-01-01T00:00:00Z");
+        // Degraded became Unhealthy: Healthy was False before.
+        let status = json!({"health": "Unhealthy", "conditions": [
+            condition("Available", "False", "2026-01-02T00:00:00Z"),
+            condition("Healthy", "False", "2026-01-01T12:00:00Z"),
+            condition("Ready", "True", "2026-01-05T00:00:00Z"),
+        ]});
+        assert_eq!(since(status), "2026-01-02T00:00:00Z");
+    }
+
+    #[test]
+    fn a_status_of_an_older_spec_is_not_believed() {
+        let behind = |generation, status: Value| read(object(generation, &status)).behind;
+        assert_eq!(
+            behind(2, json!({"observedGeneration": 2, "health": "Healthy"})),
+            None
+        );
+        assert!(
+            behind(3, json!({"observedGeneration": 2, "health": "Healthy"}))
+                .unwrap()
+                .starts_with("the status is about generation 2 and the spec is at 3")
+        );
+        assert!(
+            behind(1, json!(null))
+                .unwrap()
+                .contains("no aggregator has reported")
+        );
+    }
+
+    #[test]
+    fn a_status_of_a_newer_version_is_unknown_and_says_so() {
+        let scope = read(object(1, &json!({"observedGeneration": 1, "health": "Radiant"})));
+        assert_eq!(scope.view.health, Health::Unknown);
+        assert!(
+            scope
+                .view
+                .message
+                .contains("perhaps it is of a newer HealthScope"),
+            "{}",
+            scope.view.message
+        );
+    }
+
+    #[test]
+    fn printed_objects_do_not_say_who_wrote_which_field() {
+        let scope = read(object(1, &json!({})));
+        let printed = scope.object.clone().unwrap();
+        assert_eq!(printed["metadata"]["managedFields"], Value::Null);
+        assert_eq!(printed["spec"]["new"]["field"], 1);
+        assert_eq!(scope.version(), 0);
+    }
+
+    #[test]
+    fn components_that_are_left_out_do_not_count_for_the_policy() {
+        let scope = |policy: &str| {
+            let mut value = object(
+                1,
+                &json!({"health": "Healthy", "summary": {"total": 5, "healthy": 3, "unknown": 2},
+                       "components": [{"apiVersion": "apps/v1", "kind": "Job", "name": "a", "health": "Unknown",
+                                       "reason": "Starting", "required": true}]}),
+            );
+            value["spec"]["policy"] = json!({"minAvailable": 50, "unknownPolicy": policy});
+            read(value).view.policy.needed
+        };
+        assert_eq!((scope("Unknown"), scope("Ignore")), (3, 2));
+    }
 }

@@ -1,6 +1,8 @@
 //! The command line against a real API server: as `healthscope` and as `kubectl healthscope`. Statuses are written by
 //! hand, so nothing here needs an aggregator.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use {
     healthscope_crd::HealthScope,
     healthscope_e2e_cluster::{Cluster, Component, Options, timed},

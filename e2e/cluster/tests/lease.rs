@@ -231,7 +231,7 @@ async fn a_deleted_lease_is_put_back_by_its_holder() {
     CLUSTER
         .kubectl(["delete", "lease", LEASE, "-n", "deleted"])
         .unwrap();
-    time::sleep(Duration::from_secs(15)).await;
+    time::sleep(Duration::from_secs(12)).await;
     assert_eq!(field(&CLUSTER, "deleted", "{.spec.holderIdentity}"), holder);
     assert!(replicas[place].is_owner());
     watched.never_two_owners();

@@ -4,6 +4,7 @@
 //! v1beta1 too, at the same places. What is here says which of them this version lists, requires and prints.
 
 use {
+    crate::v1alpha2::ScopeHealthCondition,
     k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
     kube::CustomResource,
     schemars::{JsonSchema, Schema, SchemaGenerator, json_schema},
@@ -85,6 +86,10 @@ pub struct HealthScopeStatus {
     pub components: Option<Vec<ComponentStatus>>,
     /// When anything else in this status last changed.
     pub last_aggregate_timestamp: Option<Time>,
+    /// Healthy, Degraded, Unhealthy or Unknown; from v1beta1.
+    pub health: Option<String>,
+    /// The health in OAM's words; from v1alpha2.
+    pub scope_health_condition: Option<ScopeHealthCondition>,
 }
 
 /// One component of the scope, in Rudr's words.
@@ -155,7 +160,7 @@ impl<'de> Deserialize<'de> for Names {
 }
 
 /// A schema of Kubernetes cannot say "list or text", so it says nothing; what else there may be is found by
-/// [`crate::read`].
+/// [`crate::read()`].
 impl JsonSchema for Names {
     fn inline_schema() -> bool {
         true

@@ -142,6 +142,9 @@ pub struct HealthScopeStatus {
     /// Ready, Healthy, Available and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+    /// Healthy, Degraded, Unhealthy or Unknown; from v1beta1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
 }
 
 /// OAM's words for health.

@@ -24,13 +24,19 @@ pub struct Versions {
 }
 
 /// The versions in `metadata.managedFields`, without the aggregator's own writing of statuses.
+///
+/// A writer that has gone over to another version is still named with the old one for the fields that it has not
+/// changed since: of each writer only what it said last counts.
 #[must_use]
 pub fn writers(managed_fields: &[ManagedFieldsEntry]) -> Versions {
     let mut versions = Versions::default();
     for entry in managed_fields {
         let is_ours =
             entry.manager.as_deref() == Some(MANAGER) && entry.subresource.as_deref() == Some(STATUS);
-        if is_ours {
+        let is_outdated = managed_fields
+            .iter()
+            .any(|other| is_same_writer(entry, other) && entry.time.is_some() && entry.time < other.time);
+        if is_ours || is_outdated {
             continue;
         }
         match entry.api_version.as_deref() {
@@ -43,9 +49,13 @@ pub fn writers(managed_fields: &[ManagedFieldsEntry]) -> Versions {
     versions
 }
 
+fn is_same_writer(a: &ManagedFieldsEntry, b: &ManagedFieldsEntry) -> bool {
+    a.manager == b.manager && a.operation == b.operation && a.subresource == b.subresource
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use {super::*, jiff::Timestamp, k8s_openapi::apimachinery::pkg::apis::meta::v1::Time};
 
     #[test]
     fn versions_are_those_of_others() {
@@ -85,5 +95,29 @@ mod tests {
         );
         check(&[(MANAGER, "core.oam.dev/v1beta1", None)], [false, false, true]);
         check(&[("kubectl", "v1", None)], [false, false, false]);
+    }
+
+    #[test]
+    fn of_each_writer_the_latest_version_counts() {
+        let entry = |manager: &str, version: &str, second: i64| ManagedFieldsEntry {
+            manager: Some(manager.into()),
+            api_version: Some(version.into()),
+            time: Some(Time(Timestamp::from_second(second).unwrap())),
+            ..ManagedFieldsEntry::default()
+        };
+        let entries = [
+            entry("kubectl", v1alpha2::API_VERSION, 1),
+            entry("kubectl", v1beta1::API_VERSION, 2),
+        ];
+        let expected = Versions {
+            v1beta1: true,
+            ..Versions::default()
+        };
+        assert_eq!(writers(&entries), expected);
+        let entries = [
+            entry("vela", v1alpha2::API_VERSION, 1),
+            entry("kubectl", v1beta1::API_VERSION, 2),
+        ];
+        assert!(writers(&entries).v1alpha2);
     }
 }

@@ -180,16 +180,18 @@ impl Scope {
     }
 
     /// When a request is due, if one is needed. Call [`Self::judge`] before.
-    pub(super) fn due(&self, now: Instant, draining: bool) -> Option<Instant> {
+    ///
+    /// Never later because of a newer wish: a scope that changes all the time keeps its place among the others.
+    pub(super) fn due(&self, draining: bool) -> Option<Instant> {
         if self.look_at.is_some() {
             return self.look_at.filter(|_| self.desired.is_some());
         }
-        self.wanted_since?;
-        if draining {
-            return self.transition.then(|| self.backed_off_until.unwrap_or(now));
+        let wanted_since = self.wanted_since?;
+        if draining && !self.transition {
+            return None;
         }
-        let not_before = self.paced_until.max(self.backed_off_until);
-        Some(not_before.map_or(now, |not_before| not_before.max(now)))
+        let pace = self.paced_until.filter(|_| !draining);
+        pace.max(self.backed_off_until).max(Some(wanted_since))
     }
 
     /// Makes the request that is due.

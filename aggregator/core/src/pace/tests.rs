@@ -51,6 +51,7 @@ fn entry(name: &str, uid: &str, generation: i64, health: Health, note: &str) -> 
     };
     let status = status::desired(
         &view,
+        &status::OldWords::default(),
         Some(generation),
         None,
         Timestamp::from_second(1_000).unwrap(),
@@ -301,6 +302,29 @@ fn no_more_than_the_limit_are_under_way() {
     test.written(attempts[3], 50);
     test.write();
     test.nothing();
+}
+
+#[test]
+fn all_scopes_together_are_written_no_faster_than_allowed() {
+    let mut test = Test::new();
+    for number in 0..500 {
+        let name = format!("s{number}");
+        test.see(&name, "u", 1, None);
+        test.want(&entry(&name, "u", 1, Health::Healthy, ""));
+    }
+    let mut times = Vec::new();
+    for _ in 0..500 {
+        test.now = test.pace.deadline(test.now).unwrap();
+        // What changes all the time does not lose its place.
+        let restless = format!("{:?}", test.now);
+        test.want(&entry("s499", "u", 1, Health::Healthy, &restless));
+        let (attempt, _, _) = test.write();
+        times.push((test.now - test.start).as_millis());
+        test.written(attempt, 2);
+    }
+    assert_eq!((times[39], times[40], times[499]), (0, 5, 2_300));
+    test.want(&entry("s499", "u", 1, Health::Healthy, ""));
+    assert_eq!(test.pace.pending(), 1, "each was written once");
 }
 
 #[test]

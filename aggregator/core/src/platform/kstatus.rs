@@ -15,11 +15,7 @@ pub(super) fn verdict(kind: &str, object: &Value) -> Verdict {
         return told(Health::Unhealthy, kind, "is stalled", stalled, Reason::STALLED);
     }
     if field::is_observed(object) == Some(false) {
-        return Verdict::new(
-            Health::Unknown,
-            Reason::RECONCILING,
-            format!("{kind} has a newer spec than its controller has seen"),
-        );
+        return stale(kind);
     }
     if let Some(reconciling) = field::condition_that_is(object, "Reconciling", "True") {
         return told(
@@ -33,6 +29,9 @@ pub(super) fn verdict(kind: &str, object: &Value) -> Verdict {
     let Some(ready) = field::condition(object, "Ready") else {
         return healthy();
     };
+    if is_older(ready, object) {
+        return stale(kind);
+    }
     match field::text(ready, &["status"]) {
         Some("True") => healthy(),
         Some("False") => told(Health::Unhealthy, kind, "is not ready", ready, Reason::NOT_READY),
@@ -44,6 +43,22 @@ pub(super) fn verdict(kind: &str, object: &Value) -> Verdict {
             Reason::NOT_READY,
         ),
     }
+}
+
+/// Whether the condition is about an older spec than the object has.
+fn is_older(condition: &Value, object: &Value) -> bool {
+    let generation = field::number(object, &["metadata", "generation"]);
+    field::number(condition, &["observedGeneration"])
+        .zip(generation)
+        .is_some_and(|(observed, generation)| observed < generation)
+}
+
+fn stale(kind: &str) -> Verdict {
+    Verdict::new(
+        Health::Unknown,
+        Reason::RECONCILING,
+        format!("{kind} has a newer spec than its controller has seen"),
+    )
 }
 
 /// A verdict with the condition's own reason and message.

@@ -1,8 +1,8 @@
 //! Pods: the few facts that are kept of each, and the one most useful reason why it is not ready.
 //!
 //! The reason is put into words once, when the pod is read, so that a verdict on ten thousand pods formats nothing.
-//! Memory: [`Pod`] is 56 bytes inside an [`Object`](super::Object); a healthy pod has nothing on the heap but the
-//! names of its containers.
+//! Memory: a pod's facts are 32 bytes inside an [`Object`], which has 328, and on the heap a healthy pod's facts are
+//! the names of its containers alone. With names, uids, owner and three labels it takes 1.6 KiB, measured over 100,000.
 
 use {
     super::{MAX_TEXT_BYTES, Object, field, healthy},
@@ -19,6 +19,8 @@ pub const AGENT_CONTAINER: &str = "healthscope-agent";
 
 /// Most containers whose names and states are looked at; real pods have a handful.
 const MAX_CONTAINERS: usize = 64;
+/// Longest cause shown beside other things.
+const MAX_CAUSE_BYTES: usize = 100;
 /// Longest image shown: a reference with its digest.
 const MAX_IMAGE_BYTES: usize = 120;
 
@@ -182,7 +184,7 @@ fn why_failed(object: &Value) -> Trouble {
     }
     let ended = statuses(object).find_map(|status| {
         let ended = Ended::of(&status.value["state"])?;
-        (ended.exit_code != Some(0)).then(|| (status, ended))
+        (ended.exit_code != Some(0)).then_some((status, ended))
     });
     match ended {
         Some((status, ended)) => Trouble::new(
@@ -213,9 +215,7 @@ fn why_not_ready(object: &Value, phase: Phase) -> Trouble {
 fn why_pod_not_ready(object: &Value, phase: Phase) -> Trouble {
     if let Some(scheduled) = field::condition_that_is(object, "PodScheduled", "False") {
         let reason = field::text(scheduled, &["reason"]).unwrap_or("Unschedulable");
-        // What follows is about pods that might be pushed aside, node by node.
-        let message =
-            field::text(scheduled, &["message"]).map(|m| m.split(" preemption:").next().unwrap_or(m));
+        let message = field::text(scheduled, &["message"]).map(nodes_alone);
         let severity = if reason == "Unschedulable" {
             Severity::Failing
         } else {
@@ -249,27 +249,57 @@ fn why_pod_not_ready(object: &Value, phase: Phase) -> Trouble {
     }
 }
 
+/// The scheduler's message without what follows the nodes: what it would have to push aside, node by node.
+fn nodes_alone(message: &str) -> &str {
+    [" preemption:", " no new claims to deallocate"]
+        .iter()
+        .fold(message, |message, rest| {
+            message.split(rest).next().unwrap_or(message)
+        })
+}
+
+/// What a runtime puts before the cause, each part around the next.
+const WRAPPERS: [&str; 8] = [
+    "rpc error: code = Unknown desc = ",
+    "failed to create containerd task: ",
+    "failed to create shim task: ",
+    "failed to start containerd task: ",
+    "OCI runtime create failed: ",
+    "runc create failed: ",
+    "unable to start container process: ",
+    "error during container init: ",
+];
+
+/// A runtime's message from its cause on.
+fn cause(message: &str) -> &str {
+    let mut cause = message.trim();
+    while let Some(inner) = WRAPPERS.iter().find_map(|wrapper| cause.strip_prefix(wrapper)) {
+        cause = inner;
+    }
+    cause
+}
+
 /// How a container came to its end.
 struct Ended<'a> {
     exit_code: Option<i64>,
     signal: Option<i64>,
     reason: &'a str,
+    message: &'a str,
 }
 
 impl<'a> Ended<'a> {
     /// Out of a container's `state` or `lastState`.
     fn of(state: &'a Value) -> Option<Self> {
         let terminated = field::at(state, &["terminated"])?.as_object()?;
+        let word = |field: &str| terminated.get(field).and_then(Value::as_str).unwrap_or_default();
         Some(Self {
             exit_code: terminated.get("exitCode").and_then(Value::as_i64),
             signal: terminated
                 .get("signal")
                 .and_then(Value::as_i64)
                 .filter(|&signal| signal != 0),
-            reason: terminated
-                .get("reason")
-                .and_then(Value::as_str)
-                .unwrap_or_default(),
+            reason: word("reason"),
+            message: word("message"),
         })
     }
 
@@ -290,6 +320,9 @@ impl<'a> Ended<'a> {
         match (self.exit_code, self.signal, self.reason) {
             (_, _, "OOMKilled") => "OOMKilled".to_owned(),
             // Says more than the exit code 128 that is made up for it.
+            (_, _, reason @ ("ContainerCannotRun" | "StartError")) if !self.message.is_empty() => {
+                format!("{reason}: {}", one_line(cause(self.message), MAX_CAUSE_BYTES))
+            }
             (_, _, reason @ ("ContainerCannotRun" | "StartError" | "DeadlineExceeded")) => reason.to_owned(),
             (_, Some(signal), _) => format!("signal {signal}"),
             (Some(code), None, _) => format!("exit {code}"),
@@ -423,7 +456,7 @@ impl<'a> ContainerStatus<'a> {
                 } else {
                     format!("{word} ({})", named.trim_end_matches(", "))
                 };
-                Trouble::said(Severity::Failing, &word, message)
+                Trouble::said(Severity::Failing, &word, message.map(cause))
             }
         }
     }

@@ -6,6 +6,12 @@ use {
         cluster::Look,
         component::Sort,
         event::{AnnouncedInstance, ClusterEvent, Now, PodRef, Refusal, SessionId},
+        platform::oam::{self, OamCondition, OamHealth, OamRef, OamScope},
+        status::OldWords,
+    },
+    healthscope_crd::{
+        effective::component_scope,
+        v1alpha2::{HealthStatus, ObjectReference, ScopeHealthCondition, WorkloadHealthCondition},
     },
     healthscope_shared::{
         health::Reason,
@@ -18,6 +24,18 @@ impl Store {
     /// Sessions that must be closed because their pod is gone, each told once.
     pub fn take_evicted(&mut self) -> Vec<SessionId> {
         std::mem::take(&mut self.evicted)
+    }
+
+    /// Begins anew, but for agents that are connected already: what is known of the others is of another time.
+    pub(super) fn take_over(&mut self, now: Now) {
+        self.started = now.instant;
+        self.starting = true;
+        self.taken_over = true;
+        self.fleet.begin_anew(now.instant);
+        for agent in self.fleet.absent() {
+            self.forget(agent, &Reason::FORGOTTEN, now);
+        }
+        self.look_at_everything();
     }
 
     pub(super) fn cluster_said(&mut self, event: ClusterEvent, now: Now) {
@@ -40,8 +58,13 @@ impl Store {
     /// Looks again at every component that something in the cluster may have changed.
     pub(super) fn look_at_cluster(&mut self, now: Now) {
         let Some(cluster) = &mut self.cluster else { return };
-        for (key, look) in cluster.take_dirty() {
+        let dirty = cluster.take_dirty();
+        let has_speakers = self.scopes.iter().any(|scope| scope.speaks.v1alpha2);
+        for (key, look) in dirty {
             self.look_at(&key, look, now);
+            if has_speakers {
+                self.mark_speakers(&key);
+            }
         }
     }
 
@@ -94,6 +117,62 @@ impl Store {
             let health = self.components.get(id).measured(self.starting);
             self.components.set_health(id, health, now.wall.as_millisecond());
             self.components.mark(id);
+        }
+    }
+
+    /// What a scope's status says in the words of older versions.
+    pub(super) fn old_words(&self, position: u32) -> OldWords {
+        let scope = &self.scopes[position as usize];
+        let Some(cluster) = &self.cluster else {
+            return OldWords::default();
+        };
+        let oam = scope.speaks.v1alpha2.then(|| {
+            let members = scope.spec.iter().flat_map(|spec| &spec.members);
+            let conditions: Vec<OamCondition> = members
+                .filter(|member| component_scope(&member.key).is_none())
+                .map(|member| cluster.oam(member))
+                .collect();
+            let OamScope {
+                health_status,
+                total,
+                healthy,
+                unhealthy,
+                unknown,
+            } = oam::roll_up(&conditions);
+            let scope = ScopeHealthCondition {
+                health_status: oam_word(health_status),
+                total,
+                healthy_workloads: healthy,
+                unhealthy_workloads: unhealthy,
+                unknown_workloads: unknown,
+            };
+            (scope, conditions.into_iter().map(oam_condition).collect())
+        });
+        let rudr = scope.speaks.v1alpha1.then(|| {
+            let members = scope.members.list.iter();
+            let words = members.map(|member| {
+                let key = &self.components.get(member.id).key;
+                ((key.kind.clone(), key.name.clone()), cluster.rudr(key))
+            });
+            words.collect()
+        });
+        OldWords { oam, rudr }
+    }
+
+    /// Scopes that speak OAM's version say more of their workloads than our own verdict, so more changes concern them.
+    fn mark_speakers(&mut self, key: &ComponentKey) {
+        for position in 0..self.scopes.len() {
+            let scope = &self.scopes[position];
+            let is_concerned = scope.speaks.v1alpha2
+                && scope.key.namespace == key.namespace
+                && scope
+                    .spec
+                    .iter()
+                    .flat_map(|spec| &spec.members)
+                    .any(|member| (&member.key.group, &member.key.kind) == (&key.group, &key.kind));
+            if is_concerned {
+                self.mark_scope(u32::try_from(position).expect("fewer scopes than 2^32"));
+            }
         }
     }
 
@@ -181,5 +260,43 @@ impl Store {
         if let Some(cluster) = &mut self.cluster {
             cluster.agent_speaks(&pod.namespace, &pod.name, false);
         }
+    }
+}
+
+const fn oam_word(health: OamHealth) -> HealthStatus {
+    match health {
+        OamHealth::Healthy => HealthStatus::Healthy,
+        OamHealth::Unhealthy => HealthStatus::Unhealthy,
+        OamHealth::Unknown => HealthStatus::Unknown,
+    }
+}
+
+fn oam_condition(condition: OamCondition) -> WorkloadHealthCondition {
+    let OamCondition {
+        component_name,
+        target,
+        health_status,
+        diagnosis,
+        workload_status,
+    } = condition;
+    let OamRef {
+        api_version,
+        kind,
+        name,
+        uid,
+    } = target;
+    WorkloadHealthCondition {
+        component_name: (!component_name.is_empty()).then_some(component_name),
+        target_workload: Some(ObjectReference {
+            api_version: Some(api_version),
+            kind: Some(kind),
+            name: Some(name),
+            uid,
+            ..ObjectReference::default()
+        }),
+        health_status: oam_word(health_status),
+        diagnosis: (!diagnosis.is_empty()).then_some(diagnosis),
+        workload_status,
+        ..WorkloadHealthCondition::default()
     }
 }

@@ -15,7 +15,7 @@ use {
     healthscope_crd::{effective::MemberRef, v1beta1},
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::{ComponentKey, Kind},
+        name::{ComponentKey, Kind, Name},
     },
     std::{
         collections::{BTreeMap, BTreeSet},
@@ -179,9 +179,10 @@ impl Store {
                 }
             });
         }
+        let old_words = self.old_words(position);
         let scope = &mut self.scopes[position as usize];
         let former_deadline = scope.deadline.take();
-        let (entry, change) = scope.rebuild(&summaries, self.starting, now);
+        let (entry, change) = scope.rebuild(&summaries, &old_words, self.starting, now);
         if let Some(former) = former_deadline {
             self.scope_deadlines.remove(&(former, position));
         }
@@ -252,8 +253,19 @@ impl Store {
                 }
             })
             .collect();
-        let members = membership::resolve(candidates);
+        let mut members = membership::resolve(candidates);
+        let required = scope.spec.as_ref().map_or(&[][..], |spec| &spec.required);
+        let mut missing: BTreeSet<&Name> = required.iter().collect();
+        for member in &mut members.list {
+            let name = &self.components.get(member.id).key.name;
+            if required.contains(name) {
+                member.required = true;
+                missing.remove(name);
+            }
+        }
+        let missing = missing.into_iter().cloned().collect();
         let scope = &mut self.scopes[position as usize];
+        scope.missing = missing;
         scope.members = members;
         scope.members_dirty = false;
     }

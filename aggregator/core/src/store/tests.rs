@@ -440,6 +440,11 @@ impl Store {
             if !component.is_selectable() {
                 by_label.clear();
             }
+            if let Some(cluster) = &self.cluster
+                && component.sort == Sort::Other
+            {
+                by_label = cluster.scopes_by_label(&component.key, &self.index);
+            }
             let mut scopes: Vec<u32> = by_label
                 .iter()
                 .map(|&scope| scope as u32)

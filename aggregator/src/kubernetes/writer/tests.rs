@@ -217,11 +217,15 @@ impl Stage {
         self.stored.lock().unwrap().writes.len()
     }
 
-    /// The value of a metric, by the beginning of its line.
-    fn metric(&self, line: &str) -> String {
-        let text = String::from_utf8(self.metrics.text()).unwrap();
-        let found = text.lines().find_map(|l| l.strip_prefix(&format!("{line} ")));
-        found.unwrap_or_else(|| panic!("{line}\n{text}")).to_owned()
+    /// Waits until a metric has a value; the server knows of a request before the writer knows of its answer.
+    async fn metric_becomes(&self, metric: &str, value: u64) {
+        let line = format!("{metric} {value}\n");
+        let wait = async {
+            while !String::from_utf8(self.metrics.text()).unwrap().contains(&line) {
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        time::timeout(LIMIT, wait).await.expect(&line);
     }
 
     async fn end(self) -> Shared {
@@ -271,6 +275,7 @@ fn entry(name: &str, health: &str, previous: Option<&ScopeEntry>) -> Arc<ScopeEn
     let view = serde_json::from_value(view).unwrap();
     let status = healthscope_core::status::desired(
         &view,
+        &healthscope_core::status::OldWords::default(),
         Some(1),
         previous.map(|previous| &previous.status),
         Timestamp::now(),
@@ -300,14 +305,12 @@ async fn changes_are_written_once_and_told_once() {
     stage.want(&[entry("a", "Unhealthy", Some(&sick)), entry("b", "Healthy", None)]);
     stage.until("the other scope", says("b", "Healthy")).await;
     assert_eq!(stage.writes(), 3);
-    assert_eq!(
-        stage.metric("healthscope_status_writes_total{result=\"written\"}"),
-        "3"
-    );
-    assert_eq!(
-        stage.metric("healthscope_kubernetes_events_total{result=\"created\"}"),
-        "1"
-    );
+    stage
+        .metric_becomes("healthscope_status_writes_total{result=\"written\"}", 3)
+        .await;
+    stage
+        .metric_becomes("healthscope_kubernetes_events_total{result=\"created\"}", 1)
+        .await;
 
     let stored = stage.end().await;
     let stored = stored.lock().unwrap();
@@ -352,10 +355,9 @@ async fn a_write_that_was_overtaken_is_made_anew_from_what_is_there() {
     stage.fail(&[Fault::Overtaken]);
     stage.want(&[entry("a", "Healthy", None)]);
     stage.until("the status", says("a", "Healthy")).await;
-    assert_eq!(
-        stage.metric("healthscope_status_writes_total{result=\"conflict\"}"),
-        "1"
-    );
+    stage
+        .metric_becomes("healthscope_status_writes_total{result=\"conflict\"}", 1)
+        .await;
     assert_eq!((stage.writes(), stage.stored.lock().unwrap().reads), (2, 1));
 }
 

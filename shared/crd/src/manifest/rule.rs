@@ -1,6 +1,6 @@
 //! What the API server refuses, and in which words: limits, and rules in CEL, of the stored version.
 //!
-//! What [`crate::effective`] refuses and an API server can see is refused here already. The older versions have none of
+//! What [`effective`](crate::effective::effective) refuses and an API server can see is refused here already. The older versions have none of
 //! this, so that their objects are accepted as they stand. An API server adds up what every rule could cost at most and
 //! refuses a schema that is too dear: that is why lists and texts have limits wherever a rule looks at them, and why
 //! nothing here looks into `dependsOn`.

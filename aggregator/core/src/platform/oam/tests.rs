@@ -26,8 +26,15 @@ const OK: OamHealth = OamHealth::Healthy;
 const BAD: OamHealth = OamHealth::Unhealthy;
 const UNKNOWN: OamHealth = OamHealth::Unknown;
 
-fn object(value: Value) -> Object {
-    decode(&value, &DecodeOptions { keep_status: true }).expect("an object")
+fn object(value: &Value) -> Object {
+    decode(
+        value,
+        &DecodeOptions {
+            keep_status: true,
+            ..Default::default()
+        },
+    )
+    .expect("an object")
 }
 
 /// An object of `app/comp` with the labels of a versioned component when `labels` says so.
@@ -37,7 +44,7 @@ fn make(api_version: &str, kind: &str, name: &str, versioned: bool, spec: &Value
     } else {
         json!({})
     };
-    object(json!({
+    object(&json!({
         "apiVersion": api_version, "kind": kind,
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "labels": labels},
         "spec": spec, "status": status,
