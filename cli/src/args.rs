@@ -446,6 +446,8 @@ pub(crate) enum Page {
     Cli,
     /// charts/healthscope/crds/healthscopes.core.oam.dev.yaml
     Crd,
+    /// examples/kubernetes/install.yaml
+    Install,
 }
 
 impl Args {

@@ -18,6 +18,7 @@ pub(crate) fn run(args: &DocsArgs, terminal: Terminal) -> Result<Answer, Failure
         Page::FileReference => file_reference(),
         Page::Cli => command_line(),
         Page::Crd => custom_resource_definition(),
+        Page::Install => install(),
     };
     terminal.print(&text)?;
     Ok(Answer::Yes)
@@ -135,6 +136,17 @@ fn custom_resource_definition() -> String {
     format!("# Made from the types in shared/crd: cargo xtask crd\n{crd}")
 }
 
+/// Everything that a cluster takes, from the committed template.
+fn install() -> String {
+    include_str!("../../examples/kubernetes/install.template.yaml")
+        .replace(
+            "# @GENERATED@",
+            "# Made from install.template.yaml and the types in shared/crd: cargo xtask crd",
+        )
+        .replace("# @CRD@", custom_resource_definition().trim_end())
+        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+}
+
 fn help(command: clap::Command) -> String {
     let mut text = command.term_width(100).render_help().to_string();
     if !text.ends_with('\n') {
@@ -176,6 +188,12 @@ mod tests {
             "charts/healthscope/crds/healthscopes.core.oam.dev.yaml",
             &custom_resource_definition(),
         );
+    }
+
+    #[test]
+    fn the_manifest_of_the_installation_is_current() {
+        check("examples/kubernetes/install.yaml", &install());
+        assert!(!install().contains('@'), "a place of the template is not filled");
     }
 
     #[test]

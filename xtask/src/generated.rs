@@ -20,21 +20,28 @@ const PAGES: [Generated; 2] = [
     },
 ];
 
-const CRD: Generated = Generated {
-    file: "charts/healthscope/crds/healthscopes.core.oam.dev.yaml",
-    arguments: &["docs", "crd"],
-};
+/// The definition, and what has it within.
+const MANIFESTS: [Generated; 2] = [
+    Generated {
+        file: "charts/healthscope/crds/healthscopes.core.oam.dev.yaml",
+        arguments: &["docs", "crd"],
+    },
+    Generated {
+        file: "examples/kubernetes/install.yaml",
+        arguments: &["docs", "install"],
+    },
+];
 
 /// Writes all of them.
 pub(crate) fn all() -> anyhow::Result<()> {
     build()?;
-    PAGES.iter().chain([&CRD]).try_for_each(write)
+    PAGES.iter().chain(&MANIFESTS).try_for_each(write)
 }
 
-/// Writes the CustomResourceDefinition.
+/// Writes the CustomResourceDefinition, and the manifest of an installation, which has it within.
 pub(crate) fn crd() -> anyhow::Result<()> {
     build()?;
-    write(&CRD)
+    MANIFESTS.iter().try_for_each(write)
 }
 
 fn build() -> anyhow::Result<()> {

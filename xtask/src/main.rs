@@ -40,7 +40,7 @@ enum Task {
     Bench(bench::Args),
     /// Write the committed files that are generated from the Rust types.
     Schema,
-    /// Write the CustomResourceDefinition alone, which is one of them.
+    /// Write the CustomResourceDefinition and the manifest of an installation alone, which are two of them.
     Crd,
     /// Check who may depend on whom, licences and duplicate versions.
     Deps(deps::Args),

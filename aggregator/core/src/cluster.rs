@@ -31,6 +31,8 @@ use {
 const MAX_OWNERS: usize = 8;
 /// A pod's agent has this long to connect once the pod runs, before its absence is told.
 pub(crate) const AGENT_GRACE: Duration = Duration::from_secs(30);
+/// Label of a ClusterRole whose rules become the aggregator's, by the `aggregationRule` of the installation.
+const AGGREGATED: &str = "healthscope.core.oam.dev/aggregate-to-aggregator";
 
 /// What is known of a Kubernetes cluster.
 #[derive(Debug, Default)]
@@ -663,7 +665,7 @@ impl Unavailable {
             Self::Forbidden { rule } => (
                 Reason::FORBIDDEN,
                 format!(
-                    "HealthScope may not read kind {}; it needs the RBAC rule {rule}",
+                    "kind {} may not be read: add the rule {rule} in a ClusterRole labelled {AGGREGATED}: \"true\"",
                     key.kind
                 ),
             ),

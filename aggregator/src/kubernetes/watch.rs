@@ -262,7 +262,7 @@ impl Watches {
             }
             Some(403) => {
                 tracing::error!(
-                    rule = rbac_rule(v1beta1::GROUP, "healthscopes"),
+                    rule = rbac_rule(v1beta1::GROUP, "healthscopes", "get, list, watch"),
                     "HealthScopes may not be read; the RBAC rule is missing"
                 );
                 false
@@ -564,7 +564,7 @@ impl Follow {
                     match api_error(&error) {
                         Some(404) => return Lost,
                         Some(403) => {
-                            let rule = rbac_rule(&resource.group, &resource.plural);
+                            let rule = rbac_rule(&resource.group, &resource.plural, "list, watch");
                             self.tell(ClusterEvent::Unavailable(
                                 self.watched.clone(),
                                 Unavailable::Forbidden { rule },
@@ -665,8 +665,8 @@ fn api_error(error: &WatchError) -> Option<u16> {
     }
 }
 
-fn rbac_rule(group: &str, plural: &str) -> String {
-    format!("{{apiGroups: [\"{group}\"], resources: [{plural}], verbs: [get, list, watch]}}")
+fn rbac_rule(group: &str, plural: &str, verbs: &str) -> String {
+    format!("{{apiGroups: [\"{group}\"], resources: [{plural}], verbs: [{verbs}]}}")
 }
 
 fn scope_key(object: &Value) -> Option<ScopeKey> {

@@ -27,8 +27,8 @@ use {
 const AUTHORITY_CONFIG_MAP: &str = "healthscope-ca";
 /// Where they are in it.
 const AUTHORITY_KEY: &str = "ca.crt";
-/// The aggregator's Service: its certificate is for `healthscope.NAMESPACE.svc`.
-const SERVICE: &str = "healthscope";
+/// The aggregator's Service: its certificate is for `healthscope-aggregator.NAMESPACE.svc`.
+const SERVICE: &str = "healthscope-aggregator";
 /// The name of the port in the aggregator's pod that speaks TLS.
 const PORT_NAME: &str = "https";
 /// That port where no port has the name.

@@ -52,10 +52,11 @@ fn certificates() -> (String, String, String) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["healthscope.healthscope-system.svc".to_owned()])
-        .unwrap()
-        .signed_by(&key, &authority)
-        .unwrap();
+    let certificate =
+        CertificateParams::new(vec!["healthscope-aggregator.healthscope-system.svc".to_owned()])
+            .unwrap()
+            .signed_by(&key, &authority)
+            .unwrap();
     (authority.pem(), certificate.pem(), key.serialize_pem())
 }
 
@@ -103,7 +104,7 @@ fn deploy(cluster: &Cluster, authority: &str, certificate: &str, key: &str) {
                 "args": [
                     "--config=/files/scopes.yaml", "--listen=0.0.0.0:9443", "--tls-cert=/files/tls.crt",
                     "--tls-key=/files/tls.key", "--token-file=/files/token",
-                    "--allowed-host=healthscope.healthscope-system.svc",
+                    "--allowed-host=healthscope-aggregator.healthscope-system.svc",
                 ],
                 "ports": [{"name": "https", "containerPort": 9443}],
                 "readinessProbe": {"tcpSocket": {"port": "https"}, "periodSeconds": 1},

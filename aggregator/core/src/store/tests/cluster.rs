@@ -231,14 +231,18 @@ fn a_named_object_is_not_found_only_when_its_kind_was_listed() {
     ));
     assert_eq!(world.members("shop"), ["db: Unknown KindNotInstalled"]);
     assert!(world.entry("shop").settled);
-    let rule = "{apiGroups: [db.example.org], resources: [databases], verbs: [get, list, watch]}".to_owned();
+    let rule = "{apiGroups: [db.example.org], resources: [databases], verbs: [list, watch]}".to_owned();
     world.says(ClusterEvent::Unavailable(
         database.clone(),
         Unavailable::Forbidden { rule },
     ));
     assert_eq!(world.members("shop"), ["db: Unknown Forbidden"]);
     let message = world.scope("shop").components[0].component.message.clone();
-    assert!(message.contains("resources: [databases]"), "{message}");
+    assert_eq!(
+        message,
+        "kind Database may not be read: add the rule {apiGroups: [db.example.org], resources: [databases], verbs: \
+         [list, watch]} in a ClusterRole labelled healthscope.core.oam.dev/aggregate-to-aggregator: \"true\""
+    );
     world.list(database.clone(), &[]);
     assert_eq!(world.members("shop"), ["db: Unhealthy NotFound"]);
     let db = json!({"apiVersion": "db.example.org/v1", "kind": "Database",
