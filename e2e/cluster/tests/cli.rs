@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use {
-    healthscope_crd::HealthScope,
+    healthscope_crd::manifest,
     healthscope_e2e_cluster::{Cluster, Component, Options, timed},
-    kube::CustomResourceExt,
     serde_json::{Value, json},
     std::{
         ffi::OsStr,
@@ -33,7 +32,7 @@ static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| {
 /// Makes the API server know HealthScopes.
 fn install(cluster: &Cluster) {
     cluster
-        .apply(&serde_json::to_string(&HealthScope::crd()).unwrap())
+        .apply(&serde_json::to_string(&manifest::crd()).unwrap())
         .unwrap();
     cluster
         .kubectl([

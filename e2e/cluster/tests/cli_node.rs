@@ -3,9 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use {
-    healthscope_crd::HealthScope,
+    healthscope_crd::manifest,
     healthscope_e2e_cluster::{Cluster, Image, Options, timed},
-    kube::CustomResourceExt,
     rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair},
     serde_json::json,
     std::{
@@ -139,7 +138,7 @@ fn trust(cluster: &Cluster, authority: &str) {
 fn detail_comes_from_the_aggregator_s_pod_or_the_reason_is_said() {
     let cluster = Cluster::start(&Options::node()).unwrap();
     timed("import of the aggregator", || cluster.import(&image())).unwrap();
-    let crd = serde_json::to_string(&HealthScope::crd()).unwrap();
+    let crd = serde_json::to_string(&manifest::crd()).unwrap();
     cluster.apply(&crd).unwrap();
     cluster
         .kubectl([
