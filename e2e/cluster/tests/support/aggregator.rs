@@ -139,12 +139,7 @@ pub fn apply(cluster: &Cluster, namespace: &str, objects: &str) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(objects.as_bytes())
-        .unwrap();
+    child.stdin.take().unwrap().write_all(objects.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(
         output.status.success(),
@@ -413,23 +408,19 @@ impl<'a> Aggregator<'a> {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let id = self.id().expect("it runs");
-        let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
-        kill_process(id, signal).unwrap();
+        send(self.id().expect("it runs"), signal);
     }
 
     /// Sends it a signal and waits for its end.
     #[track_caller]
     pub fn end(&self, signal: Signal) -> ExitStatus {
-        self.signal(signal);
-        let ended = wait_for("the aggregator to end", LIMIT, || {
-            Ok(self.child().as_mut().expect("it runs").try_wait()?)
-        });
-        let Ok(ended) = ended else {
-            panic!("it does not end after {signal:?}\n{}", self.tail())
-        };
-        self.child().take();
-        ended
+        // Taken before, so that nobody who waits for something meanwhile takes this for a crash.
+        let mut child = self.child().take().expect("it runs");
+        send(child.id(), signal);
+        match wait_for("the aggregator to end", LIMIT, || Ok(child.try_wait()?)) {
+            Ok(ended) => ended,
+            Err(_) => panic!("it does not end after {signal:?}\n{}", self.tail()),
+        }
     }
 
     /// Ends it as a crash would.
@@ -535,6 +526,77 @@ impl Drop for Aggregator<'_> {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+fn send(id: u32, signal: Signal) {
+    let id = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    kill_process(id, signal).unwrap();
+}
+
+/// Everything that a watcher sees of a scope, from before something happens to after it.
+#[derive(Debug)]
+pub struct Watched {
+    child: Child,
+    log: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Watched {
+    /// Begins to watch a scope that is there.
+    #[track_caller]
+    pub fn begin(cluster: &Cluster, namespace: &str, scope: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("seen");
+        let columns = r"jsonpath={.status.health} {.status.available} {.status.rootCause}{'\n'}";
+        let mut command = cluster.kubectl_command();
+        command
+            .args([
+                "get",
+                "healthscope",
+                scope,
+                "-n",
+                namespace,
+                "--watch",
+                "-o",
+                columns,
+            ])
+            .stdout(fs::File::create(&log).unwrap())
+            .stderr(Stdio::null());
+        let watched = Self {
+            child: command.spawn().unwrap(),
+            log,
+            _folder: folder,
+        };
+        wait_for("the watch to begin", LIMIT, || {
+            Ok((!watched.seen().is_empty()).then_some(()))
+        })
+        .unwrap();
+        watched
+    }
+
+    /// What was seen so far: health, available and root cause, once for each change of the object.
+    pub fn seen(&self) -> Vec<String> {
+        let seen = fs::read_to_string(&self.log).unwrap();
+        seen.lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    /// Nothing of these words was seen.
+    #[track_caller]
+    pub fn never(&self, words: &[&str]) {
+        let seen = self.seen();
+        let found = seen
+            .iter()
+            .find(|line| words.iter().any(|word| line.contains(word)));
+        assert_eq!(found, None, "none of {words:?} was to be in {seen:#?}");
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // It may have ended with its API server.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
