@@ -34,6 +34,7 @@ pub use crate::{
     identity::{KeyKind, ServiceAccountKeys},
     image::Image,
     lookup::wait_for,
+    process::spawn,
     relay::Relay,
     tell::{tell, timed},
     version::Version,

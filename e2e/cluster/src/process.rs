@@ -265,11 +265,12 @@ pub(crate) fn tail(path: &Path) -> String {
     }
 }
 
-/// Starts a process from a thread that lives as long as this program.
+/// Starts a process from a thread that lives as long as this program, so that `setpriv --pdeathsig` ends it with the
+/// program.
 ///
 /// The kernel's death signal comes when the *thread* that started a child ends. A test's thread ends before others have
 /// finished with the cluster it started.
-fn spawn(command: Command) -> io::Result<Child> {
+pub fn spawn(command: Command) -> io::Result<Child> {
     type Request = (Command, mpsc::SyncSender<io::Result<Child>>);
     static SPAWNER: OnceLock<mpsc::SyncSender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

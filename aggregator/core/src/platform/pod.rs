@@ -393,6 +393,13 @@ impl<'a> ContainerStatus<'a> {
         }
     }
 
+    fn image(&self) -> String {
+        one_line(
+            field::text(self.value, &["image"]).unwrap_or_default(),
+            MAX_IMAGE_BYTES,
+        )
+    }
+
     /// Why the pod is not ready, as far as this container goes.
     fn trouble(&self) -> Option<Trouble> {
         let state = &self.value["state"];
@@ -416,15 +423,7 @@ impl<'a> ContainerStatus<'a> {
         let message = field::text(waiting, &["message"]).filter(|message| !message.trim().is_empty());
         let named = self.named();
         match word {
-            "CrashLoopBackOff" => {
-                let last = Ended::of(&self.value["lastState"]);
-                let reason = match &last {
-                    Some(last) if last.is_out_of_memory() => Reason::OOM_KILLED,
-                    _ => Reason::CRASH_LOOP_BACK_OFF,
-                };
-                let text = format!("{word} ({named}{})", self.history(last.as_ref()));
-                Trouble::new(Severity::Failing, reason, &text)
-            }
+            "CrashLoopBackOff" => self.crash_loop(Ended::of(&self.value["lastState"]).as_ref()),
             "ContainerCreating" | "PodInitializing" | "Waiting" => {
                 let reason = Reason::from_untrusted(word);
                 let named = named.trim_end_matches(", ");
@@ -435,21 +434,24 @@ impl<'a> ContainerStatus<'a> {
                 };
                 Trouble::new(Severity::Starting, reason, &text)
             }
-            "ImagePullBackOff"
-            | "ErrImagePull"
-            | "ErrImageNeverPull"
-            | "InvalidImageName"
-            | "ImageInspectError"
-            | "RegistryUnavailable"
-            | "SignatureValidationFailed" => {
-                let image = field::text(self.value, &["image"]).unwrap_or_default();
-                let image = one_line(image, MAX_IMAGE_BYTES);
+            "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" | "SignatureValidationFailed" => {
+                // The kubelet says in turn that it failed and that it waits: one trouble, and its status stays as it is.
+                let why = ["RegistryUnavailable", "SignatureValidationFailed"]
+                    .into_iter()
+                    .find(|why| word == *why || message.is_some_and(|message| message.contains(why)))
+                    .map(|why| format!(", {why}"))
+                    .unwrap_or_default();
                 Trouble::new(
                     Severity::Failing,
-                    Reason::from_untrusted(word),
-                    &format!("{word} ({named}image {image})"),
+                    Reason::IMAGE_PULL_BACK_OFF,
+                    &format!("ImagePullBackOff ({named}image {}{why})", self.image()),
                 )
             }
+            "ErrImageNeverPull" | "InvalidImageName" | "ImageInspectError" => Trouble::new(
+                Severity::Failing,
+                Reason::from_untrusted(word),
+                &format!("{word} ({named}image {})", self.image()),
+            ),
             _ => {
                 let word = if named.is_empty() {
                     word.to_owned()
@@ -461,9 +463,23 @@ impl<'a> ContainerStatus<'a> {
         }
     }
 
+    /// A container that ends again and again.
+    fn crash_loop(&self, last: Option<&Ended<'_>>) -> Trouble {
+        let reason = match last {
+            Some(last) if last.is_out_of_memory() => Reason::OOM_KILLED,
+            _ => Reason::CRASH_LOOP_BACK_OFF,
+        };
+        let text = format!("CrashLoopBackOff ({}{})", self.named(), self.history(last));
+        Trouble::new(Severity::Failing, reason, &text)
+    }
+
     fn ended(&self, ended: &Ended<'_>) -> Option<Trouble> {
         if self.sort == Sort::Init && ended.exit_code == Some(0) {
             return None;
+        }
+        // The kubelet says in turn how it ended and that it waits: one trouble, and its status stays as it is.
+        if ended.exit_code != Some(0) && field::count(self.value, &["restartCount"]) > 0 {
+            return Some(self.crash_loop(Some(ended)));
         }
         let word = ended.reason();
         let text = match word.as_str() {

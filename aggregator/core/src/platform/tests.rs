@@ -114,12 +114,40 @@ fn a_pod_says_the_one_most_useful_reason() {
             "Pod CrashLoopBackOff (OOMKilled, 20+ restarts)",
         );
     }
+    // The kubelet's two words for it come in turn, and mean the same.
+    for (word, said) in [
+        ("ErrImagePull", "failed to pull and unpack image"),
+        ("ImagePullBackOff", "Back-off pulling image"),
+    ] {
+        check(
+            &json!([waiting(word, said, &json!({}))]),
+            &none,
+            Unhealthy,
+            "ImagePullBackOff",
+            "Pod ImagePullBackOff (image registry.example.org/web:v2)",
+        );
+    }
+    for (word, said) in [
+        ("RegistryUnavailable", "failed to pull and unpack image"),
+        (
+            "ImagePullBackOff",
+            "Back-off pulling image \"web:v2\": RegistryUnavailable: no route to host",
+        ),
+    ] {
+        check(
+            &json!([waiting(word, said, &json!({}))]),
+            &none,
+            Unhealthy,
+            "ImagePullBackOff",
+            "Pod ImagePullBackOff (image registry.example.org/web:v2, RegistryUnavailable)",
+        );
+    }
     check(
-        &json!([waiting("ImagePullBackOff", "Back-off pulling image", &json!({}))]),
+        &json!([waiting("ErrImageNeverPull", "not present", &json!({}))]),
         &none,
         Unhealthy,
-        "ImagePullBackOff",
-        "Pod ImagePullBackOff (image registry.example.org/web:v2)",
+        "ErrImageNeverPull",
+        "Pod ErrImageNeverPull (image registry.example.org/web:v2)",
     );
     check(
         &json!([waiting(
@@ -170,16 +198,30 @@ fn a_pod_says_the_one_most_useful_reason() {
         ]),
         &none,
         Unhealthy,
-        "Error",
-        "Pod Error (container log, exit 2, 1 restart)",
+        "CrashLoopBackOff",
+        "Pod CrashLoopBackOff (container log, exit 2, 1 restart)",
     );
+    // A first end is none of a loop. From then on the kubelet says in turn how it ended and that it waits.
     check(
-        &json!([{"name": "web", "ready": false, "restartCount": 2, "state": ended(137, "OOMKilled")}]),
+        &json!([{"name": "web", "ready": false, "restartCount": 0, "state": ended(2, "Error")}]),
         &none,
         Unhealthy,
-        "OOMKilled",
-        "Pod OOMKilled (2 restarts)",
+        "Error",
+        "Pod Error (exit 2)",
     );
+    let waits = json!({"restartCount": 2, "lastState": ended(137, "OOMKilled")});
+    for status in [
+        json!({"name": "web", "ready": false, "restartCount": 2, "state": ended(137, "OOMKilled")}),
+        waiting("CrashLoopBackOff", "back-off", &waits),
+    ] {
+        check(
+            &json!([status]),
+            &none,
+            Unhealthy,
+            "OOMKilled",
+            "Pod CrashLoopBackOff (OOMKilled, 2 restarts)",
+        );
+    }
     check(
         &json!([{"name": "web", "ready": false, "state": ended(137, "OOMKilled")}]),
         &none,
