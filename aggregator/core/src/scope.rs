@@ -7,15 +7,15 @@ use {
         damping::{Damping, HealthFlap, Shown},
         event::Now,
         membership::Members,
-        platform::HealthyWhen,
         rollup::{self, Rollup},
         snapshot::ScopeEntry,
         status::{self, OldWords},
         view::{ComponentSummary, MaintenanceView, MemberView, PolicyView, RecoveringView, ScopeView},
+        wanted::usable,
     },
     healthscope_crd::{
         HealthScope, Unreadable, condition,
-        effective::{EffectivePolicy, EffectiveScope, effective},
+        effective::{EffectivePolicy, EffectiveScope},
         v1beta1::{HealthScopeSpec, HealthScopeStatus, Summary},
         writer::{Versions, writers},
     },
@@ -85,12 +85,9 @@ pub(crate) struct ScopeChange {
 impl Scope {
     /// A scope as configured; `None` when the object does not even have a usable name.
     pub(crate) fn new(object: Arc<HealthScope>, now: Now) -> Option<Self> {
-        let (spec, errors) = match effective(&object) {
-            Ok(spec) => match broken_rules(&spec) {
-                errors if errors.is_empty() => (Some(Arc::new(spec)), errors),
-                errors => (None, errors),
-            },
-            Err(errors) => (None, errors.iter().map(ToString::to_string).collect()),
+        let (spec, errors) = match usable(&object) {
+            Ok(spec) => (Some(Arc::new(spec)), Vec::new()),
+            Err(errors) => (None, errors),
         };
         Self::with(object, spec, errors, now)
     }
@@ -472,23 +469,6 @@ impl Scope {
             conditions: Vec::new(),
         }
     }
-}
-
-/// Rules that cannot be evaluated, with their places.
-fn broken_rules(spec: &EffectiveScope) -> Vec<String> {
-    let rules = spec
-        .members
-        .iter()
-        .filter_map(|member| Some((member, member.healthy_when.as_deref()?)));
-    rules
-        .filter_map(|(member, rule)| {
-            let error = HealthyWhen::compile(rule).err()?;
-            Some(format!(
-                "spec.workloadRefs: healthyWhen of {}: {error}",
-                member.key
-            ))
-        })
-        .collect()
 }
 
 /// The wall clock at a later instant, if neither clock is touched.

@@ -1,14 +1,41 @@
 //! Which Kubernetes objects the scopes ask for: what is to be watched, and the rules that belong to single objects.
 
 use {
-    crate::event::Watched,
+    crate::{event::Watched, platform::HealthyWhen},
     healthscope_crd::{
-        effective::{EffectiveScope, MemberRef, component_scope, is_file_component},
+        HealthScope,
+        effective::{EffectiveScope, MemberRef, component_scope, effective, is_file_component},
         writer::Versions,
     },
     healthscope_shared::name::{ComponentKey, Kind, Name, Namespace},
-    std::{collections::BTreeMap, sync::Arc},
+    std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+    },
 };
+
+/// What a scope means, when it can be used.
+///
+/// # Errors
+/// Every field that cannot be used, rules that cannot be evaluated among them, each with its place.
+pub fn usable(scope: &HealthScope) -> Result<EffectiveScope, Vec<String>> {
+    let spec =
+        effective(scope).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
+    let rules = spec
+        .members
+        .iter()
+        .filter_map(|member| Some((member, member.healthy_when.as_deref()?)));
+    let broken: Vec<String> = rules
+        .filter_map(|(member, rule)| {
+            let error = HealthyWhen::compile(rule).err()?;
+            Some(format!(
+                "spec.workloadRefs: healthyWhen of {}: {error}",
+                member.key
+            ))
+        })
+        .collect();
+    if broken.is_empty() { Ok(spec) } else { Err(broken) }
+}
 
 /// What labels can find, and what stands between it and its pods: watched in all namespaces.
 pub const STANDARD: [(&str, &str, &str); 7] = [
@@ -30,8 +57,8 @@ const COMPOSITE: [(&str, &str); 2] = [
 /// What one watch is to bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Group and version, as the first scope that names it writes it.
-    pub api_version: String,
+    /// Group and version as scopes write it. They mean the same objects, so any that the API server knows will do.
+    pub api_versions: BTreeSet<String>,
     /// `healthyWhen` of single objects; where scopes differ, the first scope's.
     pub rules: BTreeMap<(Namespace, Name), Arc<str>>,
     /// Whether a scope speaks OAM's version, whose answer holds the status of objects of kinds that OAM does not know.
@@ -56,7 +83,7 @@ pub fn wanted<'a>(scopes: impl Iterator<Item = (&'a EffectiveScope, Versions)>) 
 impl Wanted {
     fn of(api_version: &str) -> Self {
         Self {
-            api_version: api_version.to_owned(),
+            api_versions: [api_version.to_owned()].into(),
             ..Self::default()
         }
     }
@@ -83,6 +110,7 @@ fn want(wanted: &mut BTreeMap<Watched, Wanted>, member: &MemberRef, speaks_oam: 
         within(key)
     };
     let entry = wanted.entry(watched).or_insert_with(|| Wanted::of(api_version));
+    entry.api_versions.insert(api_version.clone());
     entry.keep_status |= speaks_oam;
     if let Some(rule) = healthy_when {
         entry
@@ -149,8 +177,8 @@ mod tests {
                     .map(|((_, name), rule)| format!(" {name}: {rule}"))
                     .collect();
                 format!(
-                    "{} {} in {place}{}",
-                    wanted.api_version,
+                    "{:?} {} in {place}{}",
+                    wanted.api_versions,
                     watched.kind,
                     rules.concat()
                 )
@@ -161,8 +189,8 @@ mod tests {
 
     #[test]
     fn kinds_are_watched_only_while_a_scope_names_them() {
-        check(&[], &["v1 Pod in *"]);
-        check(&["{}"], &["v1 Pod in *"]);
+        check(&[], &[r#"{"v1"} Pod in *"#]);
+        check(&["{}"], &[r#"{"v1"} Pod in *"#]);
         check(
             &[
                 r#"{"workloadRefs": [
@@ -176,10 +204,10 @@ mod tests {
                     {"apiVersion": "db.example.org/v2", "kind": "Database", "name": "other", "healthyWhen": "c"}]}"#,
             ],
             &[
-                "v1 Pod in *",
-                "v1 Service in default",
-                "core.oam.dev/v1alpha2 ContainerizedWorkload in default",
-                "db.example.org/v1 Database in default db: a other: c",
+                r#"{"v1"} Pod in *"#,
+                r#"{"v1"} Service in default"#,
+                r#"{"core.oam.dev/v1alpha2"} ContainerizedWorkload in default"#,
+                r#"{"db.example.org/v1", "db.example.org/v2"} Database in default db: a other: c"#,
             ],
         );
     }

@@ -18,9 +18,14 @@ use {
     healthscope_core::{
         event::{ClusterEvent, Configuration, Event as StoreEvent, Unavailable, Watched},
         platform::{self, DecodeOptions, HealthyWhen},
-        wanted::{STANDARD, Wanted, wanted},
+        wanted::{STANDARD, Wanted, usable, wanted},
     },
-    healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1, writer::writers},
+    healthscope_crd::{
+        HealthScope, Unreadable,
+        effective::EffectiveScope,
+        v1beta1,
+        writer::{Versions, writers},
+    },
     healthscope_service::{admin::Condition, tasks::Tasks},
     healthscope_shared::{
         name::{Name, Namespace, ScopeKey},
@@ -121,6 +126,9 @@ struct Watches {
     ends: WatchEnds,
     /// Every HealthScope there is.
     scopes: BTreeMap<ScopeKey, Found>,
+    /// What each meant when it could last be used, with the uid and the versions that its writers speak: what is
+    /// watched for it, as the store keeps its last usable spec.
+    usable: BTreeMap<ScopeKey, (Option<String>, EffectiveScope, Versions)>,
     /// While they are listed: those that have come.
     listing: Option<BTreeSet<ScopeKey>>,
     listed: bool,
@@ -147,6 +155,7 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
     let mut watches = Watches {
         ends,
         scopes: BTreeMap::new(),
+        usable: BTreeMap::new(),
         listing: None,
         listed: false,
         configured: false,
@@ -300,6 +309,7 @@ impl Watches {
             return false;
         };
         let uid = found.metadata().uid.clone().unwrap_or_default();
+        self.usable.remove(key);
         let key = key.clone();
         self.observe(Observed::Deleted { key, uid }).await;
         true
@@ -359,18 +369,27 @@ impl Watches {
 
     /// Starts what is wanted and not followed, ends what is followed and not wanted, tells the others of their rules.
     fn follow_wanted(&mut self) {
-        let effective: Vec<_> = self
-            .scopes
-            .values()
-            .filter_map(|found| match found {
+        for (key, found) in &self.scopes {
+            let uid = found.metadata().uid.clone();
+            let last = self.usable.get(key);
+            let same_object = last.is_some_and(|(former, ..)| *former == uid);
+            match found {
                 Found::Readable(object) => {
-                    let managed = object.metadata.managed_fields.as_deref();
-                    Some((effective(object).ok()?, writers(managed.unwrap_or_default())))
+                    if let Ok(scope) = usable(object) {
+                        let managed = object.metadata.managed_fields.as_deref();
+                        let speaks = writers(managed.unwrap_or_default());
+                        self.usable.insert(key.clone(), (uid, scope, speaks));
+                    } else if !same_object {
+                        self.usable.remove(key);
+                    }
                 }
-                Found::Unreadable(_) => None,
-            })
-            .collect();
-        let mut wanted = wanted(effective.iter().map(|(scope, speaks)| (scope, *speaks)));
+                Found::Unreadable(_) if same_object => {}
+                Found::Unreadable(_) => {
+                    self.usable.remove(key);
+                }
+            }
+        }
+        let mut wanted = wanted(self.usable.values().map(|(_, scope, speaks)| (scope, *speaks)));
         let unwanted: Vec<Watched> = self
             .followers
             .keys()
@@ -400,7 +419,7 @@ impl Watches {
     }
 
     fn follow(&mut self, watched: Watched, wanted: Wanted) {
-        tracing::debug!(kind = %watched.kind, api_version = wanted.api_version, "following a kind");
+        tracing::debug!(kind = %watched.kind, api_versions = ?wanted.api_versions, "following a kind");
         let (sender, receiver) = watch::channel(wanted);
         let (alive, ended) = oneshot::channel();
         let follow = Follow {
@@ -511,16 +530,26 @@ impl Follow {
         }
     }
 
+    /// The first of the versions that the API server knows.
     async fn find(&self, wanted: &Wanted) -> Result<ApiResource, Unavailable> {
-        let (group, version) = wanted
-            .api_version
-            .rsplit_once('/')
-            .unwrap_or(("", &wanted.api_version));
+        let mut why = Unavailable::NotInstalled;
+        for api_version in &wanted.api_versions {
+            match self.find_version(api_version).await {
+                Ok(resource) => return Ok(resource),
+                Err(Unavailable::NotInstalled) => {}
+                Err(other) => why = other,
+            }
+        }
+        Err(why)
+    }
+
+    async fn find_version(&self, api_version: &str) -> Result<ApiResource, Unavailable> {
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         let kind = self.watched.kind.as_str();
         let gvk = GroupVersionKind::gvk(group, version, kind);
         let standard = STANDARD
             .iter()
-            .find(|(api_version, name, _)| *api_version == wanted.api_version && *name == kind);
+            .find(|(standard, name, _)| *standard == api_version && *name == kind);
         if let Some((_, _, plural)) = standard {
             return Ok(ApiResource::from_gvk_with_plural(&gvk, plural));
         }
@@ -531,14 +560,12 @@ impl Follow {
                     "{kind} belongs to the whole cluster; members must be in the scope's namespace"
                 ),
             }),
-            Err(
-                ClientError::Discovery(
-                    DiscoveryError::MissingKind(_)
-                    | DiscoveryError::MissingApiGroup(_)
-                    | DiscoveryError::MissingResource(_),
-                )
-                | ClientError::Api(_),
-            ) => Err(Unavailable::NotInstalled),
+            Err(ClientError::Discovery(
+                DiscoveryError::MissingKind(_)
+                | DiscoveryError::MissingApiGroup(_)
+                | DiscoveryError::MissingResource(_),
+            )) => Err(Unavailable::NotInstalled),
+            Err(ClientError::Api(status)) if status.code == 404 => Err(Unavailable::NotInstalled),
             Err(error) => Err(Unavailable::Failing {
                 error: one_line(&error.to_string(), MAX_ERROR_BYTES),
             }),
@@ -585,6 +612,8 @@ impl Follow {
                                 Unavailable::Failing { error: text },
                             ))
                             .await;
+                            // Whatever else there is goes on without it.
+                            self.settle().await;
                         }
                     }
                 }

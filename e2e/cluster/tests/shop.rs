@@ -9,7 +9,9 @@
 mod support;
 
 use {
-    crate::support::{Aggregator, Setup, Tls, apply, component, condition, install, kubectl, namespace, status},
+    crate::support::{
+        Aggregator, Setup, Tls, apply, component, condition, install, kubectl, namespace, status,
+    },
     healthscope_e2e_cluster::{Cluster, Image, Options, timed},
     std::sync::{Arc, LazyLock},
 };
