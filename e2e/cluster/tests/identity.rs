@@ -1,5 +1,7 @@
 //! Who agents are, by tokens that a real API server made, and by tokens that somebody else made with its key.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use {
     base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD},
     futures_util::{SinkExt, StreamExt},
