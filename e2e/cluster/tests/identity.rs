@@ -1,5 +1,7 @@
 //! Who agents are, by tokens that a real API server made, and by tokens that somebody else made with its key.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use {
     base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD},
     futures_util::{SinkExt, StreamExt},
@@ -441,7 +443,10 @@ spec: {{workloadRefs: [{{apiVersion: v1, kind: Pod, name: web-0}}]}}
             address: None,
         };
         let kubernetes = Kubernetes::connect(connection, where_it_runs).unwrap();
-        let mut config = AppConfig::new("127.0.0.1:0".parse().unwrap(), Source::Kubernetes(kubernetes));
+        let mut config = AppConfig::new(
+            "127.0.0.1:0".parse().unwrap(),
+            Source::Kubernetes(Box::new(kubernetes)),
+        );
         config.agents = AgentAuth::Kubernetes(identity(cluster, namespace, &ROLES).await);
         config.timing.renewal = renewal;
         let app = App::bind(config).unwrap();

@@ -1,5 +1,7 @@
 //! What readers may see and do, as a real API server's RBAC says.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use {
     healthscope_aggregator::{
         App, Config,
