@@ -9,9 +9,14 @@
 //! ```
 
 use {
-    super::{Kubernetes, raw::Raw, writer::Observed},
+    super::{
+        Kubernetes,
+        raw::Raw,
+        writer::{Observed, Sparing, random},
+    },
     crate::{
         bus::{StoreSender, ToStore},
+        clock,
         metrics::WatchMetrics,
     },
     futures_util::{Stream, StreamExt},
@@ -23,6 +28,7 @@ use {
     healthscope_crd::{HealthScope, Unreadable, effective::effective, v1beta1, writer::writers},
     healthscope_service::{admin::Condition, tasks::Tasks},
     healthscope_shared::{
+        backoff::Backoff,
         name::{Name, Namespace, ScopeKey},
         one_line,
     },
@@ -33,7 +39,7 @@ use {
         discovery::{self, Scope as Reach},
         error::DiscoveryError,
         runtime::{
-            WatchStreamExt,
+            WatchStreamExt, utils,
             watcher::{self, Error as WatchError, Event, watcher},
         },
     },
@@ -42,7 +48,7 @@ use {
         collections::{BTreeMap, BTreeSet, HashMap},
         pin::Pin,
         sync::Arc,
-        time::Duration,
+        time::{Duration, Instant as Moment},
     },
     tokio::{
         sync::{mpsc, oneshot, watch},
@@ -57,8 +63,11 @@ const WATCH_SECONDS: u32 = 30;
 pub(super) const SILENCE: Duration = Duration::from_secs(40);
 /// Changes of scopes are gathered for so long before everything is placed anew.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often a kind that is not there is looked for.
+/// How often a kind that is not there, or may not be read, is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Between tries of a list or watch that fails. Short, because nobody sees what happens meanwhile; kube's own grow to a
+/// minute, for which an API server that is back would seem to say nothing.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// Longest error text kept of the API server's.
 const MAX_ERROR_BYTES: usize = 160;
 
@@ -126,6 +135,8 @@ struct Watches {
     ending: HashMap<Watched, oneshot::Receiver<()>>,
     unsettled: BTreeSet<Watched>,
     settled: mpsc::Sender<Settled>,
+    /// What is wrong with the scopes themselves is said so often.
+    complaints: Sparing,
     shutdown: CancellationToken,
 }
 
@@ -148,6 +159,7 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
         ending: HashMap::new(),
         unsettled: BTreeSet::new(),
         settled,
+        complaints: Sparing::default(),
         shutdown: shutdown.clone(),
     };
     watches.follow_wanted();
@@ -232,10 +244,12 @@ impl Watches {
     async fn scopes_failed(&mut self, error: &WatchError) -> bool {
         match api_error(error) {
             Some(404) => {
-                tracing::error!(
-                    "the CustomResourceDefinition healthscopes.core.oam.dev is not installed; install it with the \
-                     manifests of this release"
-                );
+                if self.complaints.may() {
+                    tracing::error!(
+                        "the CustomResourceDefinition healthscopes.core.oam.dev is not installed; install it with \
+                         the manifests of this release"
+                    );
+                }
                 // Without the definition there are no objects.
                 self.listed = true;
                 let gone: Vec<ScopeKey> = self.scopes.keys().cloned().collect();
@@ -245,15 +259,19 @@ impl Watches {
                 !gone.is_empty()
             }
             Some(403) => {
-                tracing::error!(
-                    rule = rbac_rule(v1beta1::GROUP, "healthscopes"),
-                    "HealthScopes may not be read; the RBAC rule is missing"
-                );
+                if self.complaints.may() {
+                    tracing::error!(
+                        rule = rbac_rule(v1beta1::GROUP, "healthscopes"),
+                        "HealthScopes may not be read; the RBAC rule is missing"
+                    );
+                }
                 false
             }
             Some(_) | None => {
-                let error: &dyn std::error::Error = error;
-                tracing::warn!(error, "the watch of HealthScopes was interrupted");
+                if self.complaints.may() {
+                    let error: &dyn std::error::Error = error;
+                    tracing::warn!(error, "the watch of HealthScopes was interrupted");
+                }
                 false
             }
         }
@@ -437,7 +455,12 @@ impl Rules {
 }
 
 /// Why a kind is looked for anew.
-struct Lost;
+enum Lost {
+    /// It is not served, or not any more.
+    Gone,
+    /// It may not be read. A watch that is allowed again would go on without a list, so that nobody would be told.
+    Forbidden(Unavailable),
+}
 
 impl Follow {
     async fn run(self, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) {
@@ -460,18 +483,21 @@ impl Follow {
     /// Finds the kind and follows its objects, for ever.
     async fn follow(&self, wanted: &Wanted, rules: &Rules) {
         loop {
-            match self.find(wanted).await {
-                Ok(resource) => {
-                    let Lost = self.follow_objects(&resource, rules).await;
-                    // Not installed any more: told with the next look.
-                }
-                Err(why) => {
-                    self.tell(ClusterEvent::Unavailable(self.watched.clone(), why))
-                        .await;
-                    self.settle().await;
-                    time::sleep(LOOK_AGAIN).await;
-                }
-            }
+            let why = match self.find(wanted).await {
+                Ok(resource) => match self.follow_objects(&resource, rules).await {
+                    Lost::Gone => {
+                        // Told with the next look.
+                        time::sleep(RETRY.0).await;
+                        continue;
+                    }
+                    Lost::Forbidden(why) => why,
+                },
+                Err(why) => why,
+            };
+            self.tell(ClusterEvent::Unavailable(self.watched.clone(), why))
+                .await;
+            self.settle().await;
+            time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -526,15 +552,10 @@ impl Follow {
                 Err(error) => {
                     self.metrics.restarts.inc();
                     match api_error(&error) {
-                        Some(404) => return Lost,
+                        Some(404) => return Lost::Gone,
                         Some(403) => {
                             let rule = rbac_rule(&resource.group, &resource.plural);
-                            self.tell(ClusterEvent::Unavailable(
-                                self.watched.clone(),
-                                Unavailable::Forbidden { rule },
-                            ))
-                            .await;
-                            self.settle().await;
+                            return Lost::Forbidden(Unavailable::Forbidden { rule });
                         }
                         Some(_) | None if is_listed => {
                             // What is known is believed until it can be listed again.
@@ -554,7 +575,7 @@ impl Follow {
                 }
             }
         }
-        Lost
+        Lost::Gone
     }
 
     async fn applied(&self, raw: Raw, resource: &ApiResource, rules: &Rules) {
@@ -595,8 +616,38 @@ fn events(client: &Client, resource: &ApiResource, namespace: Option<&Namespace>
         None => Api::all_with(client.clone(), resource),
     };
     watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
-        .default_backoff()
+        .backoff(Retry {
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            last: None,
+        })
         .boxed()
+}
+
+/// How long to wait before a list or watch that failed is tried again.
+///
+/// What kube calls a success is no reason to begin from the shortest wait again: each list begins with one.
+struct Retry {
+    backoff: Backoff,
+    /// When it failed last.
+    last: Option<Moment>,
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let now = clock::instant();
+        let worked = self.last.is_none_or(|last| now >= last + Backoff::STEADY);
+        if worked {
+            self.backoff.reset();
+        }
+        self.last = Some(now);
+        Some(self.backoff.next(random()))
+    }
+}
+
+impl utils::Backoff for Retry {
+    fn reset(&mut self) {}
 }
 
 /// The HTTP status that the API server answered with, if it answered.
