@@ -168,6 +168,10 @@ fn health(
     at: Timestamp,
 ) -> Option<Tiding> {
     let (from, to) = (former.health?, status.health?);
+    // A health without conditions is what the CustomResourceDefinition fills in where nobody has looked yet.
+    if former.conditions.is_empty() {
+        return None;
+    }
     let in_maintenance = |status: &HealthScopeStatus| {
         status
             .maintenance
@@ -655,6 +659,16 @@ mod tests {
                 "Warning PolicyNotMet Unhealthy after 9s Healthy: db: 0/1 ready, CrashLoopBackOff",
             ],
         );
+    }
+
+    #[test]
+    fn what_the_definition_fills_in_is_no_former_health() {
+        for health in [Health::Healthy, Health::Unhealthy] {
+            let mut written = story(&[(0, view(health))]);
+            let filled_in = r#"{"health": "Unknown", "scopeHealthCondition": {"healthStatus": "UNKNOWN"}}"#;
+            written.former = Some(Arc::new(serde_json::from_str(filled_in).unwrap()));
+            assert_eq!(lines(&written), [""; 0]);
+        }
     }
 
     #[test]
