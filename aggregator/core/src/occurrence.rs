@@ -170,6 +170,10 @@ fn health(
 ) -> Option<Tiding> {
     former.observed_generation?;
     let (from, to) = (former.health?, status.health?);
+    // A health without conditions is what the CustomResourceDefinition fills in where nobody has looked yet.
+    if former.conditions.is_empty() {
+        return None;
+    }
     let in_maintenance = |status: &HealthScopeStatus| {
         status
             .maintenance

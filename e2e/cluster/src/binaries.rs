@@ -12,7 +12,7 @@ use {
         collections::{BTreeMap, VecDeque},
         env, fmt,
         fs::{self, File},
-        io::{BufRead, BufReader},
+        io::{BufRead, BufReader, Read},
         path::{Path, PathBuf},
         process::{Command, Stdio},
         time::{Duration, Instant},
@@ -301,7 +301,7 @@ impl Build {
     }
 
     fn missing(&self, programs: &[Program]) -> Vec<Program> {
-        let is_missing = |program: &Program| !self.folder.join(program.name()).is_file();
+        let is_missing = |program: &Program| !is_program(&self.folder.join(program.name()));
         programs.iter().copied().filter(is_missing).collect()
     }
 
@@ -368,6 +368,13 @@ impl Build {
         tell(&format!("built {name} in {:.0} s", begun.elapsed().as_secs_f64()));
         Ok(())
     }
+}
+
+/// Whether the file is a program as Go makes them: neither a script that stands in for one nor what a full disk left.
+fn is_program(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"\x7fELF"
 }
 
 /// Runs a build and tells how far it is.
@@ -473,6 +480,18 @@ mod tests {
             link_flags("module x\n\nrequire k8s.io/kubernetes v1.36.3\n").unwrap(),
             format!("-s -w -X {package}.gitVersion=v1.36.3 -X {package}.gitMajor=1 -X {package}.gitMinor=36")
         );
+    }
+
+    #[test]
+    fn what_is_no_program_is_built_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("coredns");
+        assert!(!is_program(&path));
+        fs::write(&path, "#!/bin/sh\nexec httpd\n").unwrap();
+        assert!(!is_program(&path));
+        fs::write(&path, "").unwrap();
+        assert!(!is_program(&path));
+        assert!(is_program(&env::current_exe().unwrap()));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use {
         cgroup,
         component::Component,
         configuration::{self, Credential},
+        dns,
         folder::{Folder, Ready, Recorded},
         identity::{Authority, Certificate, KeyKind, ServiceAccountKeys, random_token, write},
         image::Image,
@@ -394,7 +395,9 @@ impl Cluster {
             self.healthy(configuration::PROXY_HEALTH, "/healthz")
         })?;
         self.wait_for("CoreDNS", STEP, || {
-            self.healthy(configuration::DNS_READY, "/ready")
+            self.healthy(configuration::DNS_READY, "/ready")?;
+            dns::look_up(&self.network, configuration::DNS, configuration::DNS_NAME)?;
+            Ok(Some(()))
         })
     }
 

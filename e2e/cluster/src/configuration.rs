@@ -44,6 +44,12 @@ pub(crate) const KUBELET_HEALTH: SocketAddr =
 pub(crate) const PROXY_HEALTH: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(NODE_ADDRESS), 10256);
 pub(crate) const DNS_READY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(NODE_ADDRESS), 8181);
 
+/// Where pods ask for names.
+pub(crate) const DNS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(NODE_ADDRESS), 53);
+
+/// A name that every cluster knows.
+pub(crate) const DNS_NAME: &str = "kubernetes.default.svc.cluster.local";
+
 fn arguments<const N: usize>(words: [String; N]) -> Vec<OsString> {
     words.into_iter().map(OsString::from).collect()
 }

@@ -13,6 +13,7 @@ mod cluster;
 mod component;
 mod configuration;
 pub mod developer;
+mod dns;
 mod folder;
 mod identity;
 mod image;

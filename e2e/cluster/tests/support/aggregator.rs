@@ -28,7 +28,7 @@ use {
 };
 
 /// Longest wait for anything: two cores with other work take tens of times what an idle machine does.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// How long one answer of the aggregator may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -37,10 +37,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 const TAIL_LINES: usize = 40;
 
 /// The node's address in the cluster's network; pods reach what listens there.
-pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+pub(crate) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 
 /// A program of the project; `cargo xtask test` builds it beside the tests.
-pub fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().unwrap().parent().unwrap();
     let program = folder.join(name);
@@ -53,7 +53,7 @@ pub fn program(name: &str) -> PathBuf {
 }
 
 /// A folder in which kubectl finds `kubectl healthscope`.
-pub fn plugins() -> &'static Path {
+pub(crate) fn plugins() -> &'static Path {
     static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
         symlink(program("healthscope"), folder.path().join("kubectl-healthscope")).unwrap();
@@ -62,17 +62,21 @@ pub fn plugins() -> &'static Path {
     FOLDER.path()
 }
 
-/// Runs kubectl as a user types it, plugin included, in a namespace; what it prints.
-#[track_caller]
-pub fn kubectl(cluster: &Cluster, namespace: &str, line: &str) -> String {
-    let output = cluster
-        .kubectl_command()
+/// kubectl as a user types it, plugin included, in a namespace.
+pub(crate) fn kubectl_command(cluster: &Cluster, namespace: &str, line: &str) -> Command {
+    let mut command = cluster.kubectl_command();
+    command
         .args(line.split(' '))
         .args(["-n", namespace])
         .env("PATH", plugins())
-        .env("TZ", "UTC")
-        .output()
-        .unwrap();
+        .env("TZ", "UTC");
+    command
+}
+
+/// Runs it; what it prints.
+#[track_caller]
+pub(crate) fn kubectl(cluster: &Cluster, namespace: &str, line: &str) -> String {
+    let output = kubectl_command(cluster, namespace, line).output().unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(
         output.status.success(),
@@ -84,7 +88,7 @@ pub fn kubectl(cluster: &Cluster, namespace: &str, line: &str) -> String {
 }
 
 /// Makes the API server know HealthScopes, by the files that a user applies, and waits until it serves them.
-pub fn install(cluster: &Cluster) {
+pub(crate) fn install(cluster: &Cluster) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/healthscope/crds");
     for entry in fs::read_dir(&folder).unwrap() {
         // Server-side, because the descriptions are too long for the annotation that a plain apply leaves.
@@ -118,7 +122,7 @@ pub fn install(cluster: &Cluster) {
 }
 
 /// A namespace of one test.
-pub fn namespace(cluster: &Cluster, name: &str) {
+pub(crate) fn namespace(cluster: &Cluster, name: &str) {
     cluster.kubectl(["create", "namespace", name]).unwrap();
     if cluster.options().controller_manager {
         let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
@@ -130,7 +134,7 @@ pub fn namespace(cluster: &Cluster, name: &str) {
 
 /// Applies objects in a namespace.
 #[track_caller]
-pub fn apply(cluster: &Cluster, namespace: &str, objects: &str) {
+pub(crate) fn apply(cluster: &Cluster, namespace: &str, objects: &str) {
     let mut child = cluster
         .kubectl_command()
         .args(["apply", "-n", namespace, "-f", "-"])
@@ -149,19 +153,19 @@ pub fn apply(cluster: &Cluster, namespace: &str, objects: &str) {
 }
 
 /// A HealthScope as the API server has it, in the stored version.
-pub fn scope(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<Value> {
+pub(crate) fn scope(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<Value> {
     cluster.get(&format!(
         "/apis/core.oam.dev/v1beta1/namespaces/{namespace}/healthscopes/{name}"
     ))
 }
 
 /// What the aggregator wrote about a HealthScope; null when nothing yet.
-pub fn status(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<Value> {
+pub(crate) fn status(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<Value> {
     Ok(scope(cluster, namespace, name)?["status"].take())
 }
 
 /// The component of this name in a status.
-pub fn component<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+pub(crate) fn component<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
     status["components"]
         .as_array()?
         .iter()
@@ -169,7 +173,7 @@ pub fn component<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// The condition of this type in a status.
-pub fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
+pub(crate) fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
     status["conditions"]
         .as_array()?
         .iter()
@@ -178,17 +182,17 @@ pub fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
 
 /// A certificate for an aggregator at [`NODE_ADDRESS`] and on loopback, which is its own authority.
 #[derive(Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     /// In PEM, for `--tls-cert` and for whoever connects.
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub pem: String,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) pem: String,
     der: CertificateDer<'static>,
     _folder: tempfile::TempDir,
 }
 
 impl Tls {
-    pub fn create() -> Self {
+    pub(crate) fn create() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let names = [NODE_ADDRESS.to_string(), Ipv4Addr::LOCALHOST.to_string()];
@@ -208,27 +212,27 @@ impl Tls {
 
 /// How to start an aggregator.
 #[derive(Debug, Default)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// In the cluster's network, where pods reach it at [`NODE_ADDRESS`]; else on this machine's loopback.
-    pub is_inside: bool,
+    pub(crate) is_inside: bool,
     /// Serve TLS.
-    pub tls: Option<Arc<Tls>>,
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Other than the administrator's.
-    pub kubeconfig: Option<PathBuf>,
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// The port to listen on; else a free one.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// More arguments, such as `--pod-name`.
-    pub arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
     /// More variables.
-    pub environment: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     /// Name of the log; else `aggregator`. One for each aggregator beside another.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// The aggregator's own program, against a cluster; killed when this value goes, or the test program ends.
 #[derive(Debug)]
-pub struct Aggregator<'a> {
-    pub cluster: &'a Cluster,
+pub(crate) struct Aggregator<'a> {
+    pub(crate) cluster: &'a Cluster,
     setup: Setup,
     port: u16,
     log: PathBuf,
@@ -238,14 +242,14 @@ pub struct Aggregator<'a> {
 
 impl<'a> Aggregator<'a> {
     /// Starts one on this machine's loopback, and waits until it is ready.
-    pub fn start(cluster: &'a Cluster) -> Self {
+    pub(crate) fn start(cluster: &'a Cluster) -> Self {
         let aggregator = Self::launch(cluster, Setup::default());
         aggregator.wait_ready();
         aggregator
     }
 
     /// Starts one, without waiting.
-    pub fn launch(cluster: &'a Cluster, setup: Setup) -> Self {
+    pub(crate) fn launch(cluster: &'a Cluster, setup: Setup) -> Self {
         // Free a moment ago; nobody else on this machine hands out this port again soon.
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr();
         let port = setup.port.unwrap_or_else(|| free().unwrap().port());
@@ -267,7 +271,7 @@ impl<'a> Aggregator<'a> {
     }
 
     /// Starts it again after [`Aggregator::end`] or [`Aggregator::kill`], with the same arguments. Does not wait.
-    pub fn start_again(&self) {
+    pub(crate) fn start_again(&self) {
         let mut child = self.child();
         assert!(child.is_none(), "it runs already");
         *child = Some(spawn(self.command()).unwrap());
@@ -332,24 +336,24 @@ impl<'a> Aggregator<'a> {
     }
 
     /// The port it listens on.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Its process id, while it runs.
-    pub fn id(&self) -> Option<u32> {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.child().as_ref().map(Child::id)
     }
 
     /// Where this test reaches it.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         self.relay.as_ref().map_or(loopback, Relay::address)
     }
 
     /// Waits until it says that it is ready.
     #[track_caller]
-    pub fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         self.until("the aggregator to be ready", || {
             let (code, body) = self.get("/readyz")?;
             ensure!(code == 200, "it answers {code}: {body}");
@@ -358,7 +362,7 @@ impl<'a> Aggregator<'a> {
     }
 
     /// Asks it, as the cluster's administrator; the answer's code and body.
-    pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
+    pub(crate) fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
         let stream = TcpStream::connect_timeout(&self.address(), ANSWER)?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
@@ -393,7 +397,7 @@ impl<'a> Aggregator<'a> {
     }
 
     /// The sum of a metric's series whose line contains each of `labels`.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
         let (code, body) = self.get("/metrics")?;
         ensure!(code == 200, "/metrics answers {code}: {body}");
         let values = body
@@ -407,13 +411,13 @@ impl<'a> Aggregator<'a> {
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         send(self.id().expect("it runs"), signal);
     }
 
     /// Sends it a signal and waits for its end.
     #[track_caller]
-    pub fn end(&self, signal: Signal) -> ExitStatus {
+    pub(crate) fn end(&self, signal: Signal) -> ExitStatus {
         // Taken before, so that nobody who waits for something meanwhile takes this for a crash.
         let mut child = self.child().take().expect("it runs");
         send(child.id(), signal);
@@ -425,17 +429,17 @@ impl<'a> Aggregator<'a> {
 
     /// Ends it as a crash would.
     #[track_caller]
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.end(Signal::KILL);
     }
 
     /// Everything that it logged, from its first start on.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// How its log ends.
-    pub fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
@@ -444,7 +448,7 @@ impl<'a> Aggregator<'a> {
 
     /// Looks until there is something, at most [`LIMIT`] long; an error means "not yet", and the last one is shown.
     #[track_caller]
-    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> T {
+    pub(crate) fn until<T>(&self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> T {
         let found = self.cluster.wait_for(what, LIMIT, || {
             let ended = self.child().as_mut().and_then(|child| child.try_wait().ok()?);
             match ended {
@@ -472,7 +476,7 @@ impl<'a> Aggregator<'a> {
 
     /// Waits until a scope's status is as wanted; the status. `is_wanted` says what is missing.
     #[track_caller]
-    pub fn until_status(
+    pub(crate) fn until_status(
         &self,
         what: &str,
         namespace: &str,
@@ -491,7 +495,7 @@ impl<'a> Aggregator<'a> {
 
     /// Waits until a scope has this health; its status.
     #[track_caller]
-    pub fn until_health(&self, namespace: &str, scope: &str, health: &str) -> Value {
+    pub(crate) fn until_health(&self, namespace: &str, scope: &str, health: &str) -> Value {
         self.until_status(&format!("to be {health}"), namespace, scope, |status| {
             status["health"] == health
         })
@@ -500,7 +504,7 @@ impl<'a> Aggregator<'a> {
     /// Waits until a component of a scope has this health, and a message that contains these words; its entry. Components
     /// that are healthy are listed only in small scopes.
     #[track_caller]
-    pub fn until_component(
+    pub(crate) fn until_component(
         &self,
         namespace: &str,
         scope: &str,
@@ -536,7 +540,7 @@ fn send(id: u32, signal: Signal) {
 
 /// Everything that a watcher sees of a scope, from before something happens to after it.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct Watched {
     child: Child,
     log: PathBuf,
     _folder: tempfile::TempDir,
@@ -545,7 +549,7 @@ pub struct Watched {
 impl Watched {
     /// Begins to watch a scope that is there.
     #[track_caller]
-    pub fn begin(cluster: &Cluster, namespace: &str, scope: &str) -> Self {
+    pub(crate) fn begin(cluster: &Cluster, namespace: &str, scope: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("seen");
         let columns = r"jsonpath={.status.health} {.status.available} {.status.rootCause}{'\n'}";
@@ -576,14 +580,14 @@ impl Watched {
     }
 
     /// What was seen so far: health, available and root cause, once for each change of the object.
-    pub fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         let seen = fs::read_to_string(&self.log).unwrap();
         seen.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
     /// Nothing of these words was seen.
     #[track_caller]
-    pub fn never(&self, words: &[&str]) {
+    pub(crate) fn never(&self, words: &[&str]) {
         let seen = self.seen();
         let found = seen
             .iter()
