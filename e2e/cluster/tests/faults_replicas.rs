@@ -91,7 +91,7 @@ fn events_tell_of_writes_once(world: &World, namespace: &str) -> usize {
         if object["namespace"] != namespace {
             continue;
         }
-        if asked.is_status_write() && asked.is_done() {
+        if asked.is_status_write() && asked.may_be_done() {
             let scope = object["name"].as_str().unwrap().to_owned();
             let health = asked.health();
             if healths
