@@ -71,9 +71,8 @@ async fn report(socket: &mut Socket, passes: bool) {
 async fn closed(socket: &mut Socket) -> CloseFrame {
     let reading = async {
         loop {
-            match socket.next().await.unwrap().unwrap() {
-                Message::Close(frame) => return frame.unwrap(),
-                _ => {}
+            if let Message::Close(frame) = socket.next().await.unwrap().unwrap() {
+                return frame.unwrap();
             }
         }
     };

@@ -141,7 +141,7 @@ impl World {
         self.namespace(namespace);
         self.deployment(namespace, "web", true);
         self.deployment(namespace, "db", true);
-        let refs: Vec<Value> = ["web", "db"].map(|name| deployment_ref(name)).into();
+        let refs: Vec<Value> = ["web", "db"].map(deployment_ref).into();
         self.scope(namespace, "shop", &json!({"workloadRefs": refs}));
     }
 
