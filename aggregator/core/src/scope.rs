@@ -280,7 +280,9 @@ impl Scope {
             return (true, None);
         }
         let waits_for = |reason| summaries.iter().any(|member| member.reason == reason);
-        if starting && self.inherited.is_some() && waits_for(Reason::STARTING) {
+        // None is lost so soon after the start: those of which nothing is known are on their way back.
+        let is_half_back = waits_for(Reason::STARTING) || waits_for(Reason::INSTANCES_UNKNOWN);
+        if starting && self.inherited.is_some() && is_half_back {
             return (false, None);
         }
         let until = self.seen + SYNC_HOLD;

@@ -91,7 +91,7 @@ fn events_tell_of_writes_once(world: &World, namespace: &str) -> usize {
         if object["namespace"] != namespace {
             continue;
         }
-        if asked.is_status_write() && asked.is_done() {
+        if asked.is_status_write() && asked.may_be_done() {
             let scope = object["name"].as_str().unwrap().to_owned();
             let health = asked.health();
             if healths
@@ -165,7 +165,7 @@ fn one_hundred_kills_leave_the_right_status_and_no_event_twice() {
         }
         aggregator.kill();
         forget_lease(world, "crash");
-        if random.next() % 2 == 0 {
+        if random.next().is_multiple_of(2) {
             let which = usize::try_from(random.next() % 3).unwrap();
             truth[which] = !truth[which];
             world.set_ready("crash", names[which], truth[which]);
@@ -213,6 +213,8 @@ fn count_after_restart(world: &World, aggregator: &Aggregator<'_>) -> usize {
 /// Two installations with a Lease each, which is what a second Helm release in another namespace makes.
 #[test]
 fn two_by_mistake_agree() {
+    const CHANGES: usize = 11;
+
     let world = &*REPLICAS;
     let _turn = world.turn();
     world.shop("left");
@@ -220,7 +222,6 @@ fn two_by_mistake_agree() {
     let left = world.aggregator("left");
     let right = world.aggregator("right");
     left.until_health("left", "shop", "Healthy");
-    const CHANGES: usize = 11;
     let mut is_ready = true;
     for _ in 0..CHANGES {
         is_ready = !is_ready;

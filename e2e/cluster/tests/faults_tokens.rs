@@ -71,9 +71,8 @@ async fn report(socket: &mut Socket, passes: bool) {
 async fn closed(socket: &mut Socket) -> CloseFrame {
     let reading = async {
         loop {
-            match socket.next().await.unwrap().unwrap() {
-                Message::Close(frame) => return frame.unwrap(),
-                _ => {}
+            if let Message::Close(frame) = socket.next().await.unwrap().unwrap() {
+                return frame.unwrap();
             }
         }
     };
@@ -125,7 +124,7 @@ fn a_copied_token_speaks_for_its_own_pod_one_at_a_time_and_not_for_a_dead_one() 
     // The token is good for some minutes yet, and says nothing any more.
     let mut late = come(4, true);
     let ending = async { while let Some(Ok(_)) = late.next().await {} };
-    runtime.block_on(timeout(LIMIT, ending)).unwrap();
+    runtime.block_on(async { timeout(LIMIT, ending).await }).unwrap();
     thread::sleep(Duration::from_secs(1));
     until_web(&aggregator, "Unhealthy", &["there is no Pod called web-0"]);
     assert_eq!(

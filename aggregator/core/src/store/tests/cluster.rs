@@ -438,6 +438,38 @@ fn after_a_restart_a_scope_says_what_it_said_until_agents_are_back() {
 }
 
 #[test]
+fn after_a_restart_the_first_of_two_agents_changes_nothing() {
+    let second = owned(pod("web-1-b", json!({}), true), "apps/v1", "ReplicaSet", "web-1");
+    let objects: Vec<Value> = web().into_iter().chain([second]).collect();
+    let both = ["web-1-a", "web-1-b"];
+    let comes = |world: &mut World, pod: &str| {
+        let (mut agent, _) = world.pod_agent(pod, &format!("uid-{pod}"));
+        world.announce(&agent, "x/y: readiness");
+        world.states(&mut agent, "0P");
+    };
+    let mut before = World::cluster(&objects);
+    before.configure(&[("shop", BY_LABEL)], &[]);
+    both.iter().for_each(|pod| comes(&mut before, pod));
+    assert_eq!(before.scope("shop").health, Health::Healthy);
+    let object = Arc::new(inherited(&before));
+
+    let mut world = World::starting_cluster(&objects);
+    world.apply(Event::Configured(Configuration {
+        scopes: vec![Arc::clone(&object)],
+        unreadable: Vec::new(),
+        components: Vec::new(),
+    }));
+    comes(&mut world, both[0]);
+    let entry = world.entry("shop");
+    assert_eq!((entry.settled, entry.view.health), (false, Health::Healthy));
+    comes(&mut world, both[1]);
+    let entry = world.entry("shop");
+    assert_eq!((entry.settled, entry.view.health), (true, Health::Healthy));
+    world.told.retain(|told| told.starts_with("scope"));
+    world.expect(&[]);
+}
+
+#[test]
 fn what_is_certain_is_told_at_once_even_after_a_restart() {
     let mut before = World::cluster(&[workload("Deployment", "web", json!({"app": "shop"}), 1, 1)]);
     before.configure(&[("shop", BY_LABEL)], &[]);
