@@ -398,23 +398,14 @@ fn the_installation_applies_as_written() {
     let installed = Installed::start();
     timed("the commands of the installation", || installed.install());
 
-    // Again, and it says that nothing changes; what an installation adds to it stays.
-    let before = installed.cluster.get(&format!(
-        "/api/v1/namespaces/{NAMESPACE}/configmaps/healthscope-ca"
-    ));
-    let dry = installed.quietly("kubectl apply --dry-run=server -f install.yaml");
-    let expected = documents(MANIFEST).len();
-    let unchanged = dry.lines().filter(|line| line.contains(" unchanged"));
-    assert_eq!(
-        (dry.lines().count(), unchanged.count()),
-        (expected, expected),
-        "{dry}"
-    );
+    // Again, it changes nothing, and leaves alone what the other commands made.
+    assert_eq!(installed.quietly("kubectl diff -f install.yaml"), "");
+    let trusted = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/healthscope-ca");
+    let before = installed.cluster.get(&trusted).unwrap();
     installed.quietly("kubectl apply -f install.yaml");
-    let after = installed.cluster.get(&format!(
-        "/api/v1/namespaces/{NAMESPACE}/configmaps/healthscope-ca"
-    ));
-    assert_eq!(before.unwrap()["data"], after.unwrap()["data"]);
+    let after = installed.cluster.get(&trusted).unwrap();
+    assert!(before["data"]["ca.crt"].is_string(), "{before}");
+    assert_eq!(before["data"], after["data"]);
 
     // Pod Security lets its pods in, and others not.
     installed.until("both pods", || {
@@ -722,20 +713,30 @@ spec:
 ---
 apiVersion: core.oam.dev/v1beta1
 kind: HealthScope
-metadata: {name: shop, namespace: shop}
+metadata: {name: web, namespace: shop}
 spec:
   workloadRefs:
   - {apiVersion: v1, kind: Pod, name: web-0}
+---
+apiVersion: core.oam.dev/v1beta1
+kind: HealthScope
+metadata: {name: others, namespace: shop}
+spec:
+  workloadRefs:
   - {apiVersion: apps/v1, kind: Deployment, name: cart}
   - {apiVersion: v1, kind: Service, name: web}
 "#;
 
-/// Which was there before its ServiceAccount's token could be is for the controllers to say.
+/// A pod with an agent in it, which this test runs beside it. Created when its ServiceAccount is there.
 const WEB: &str = r"
 apiVersion: v1
 kind: Pod
 metadata: {name: web-0, namespace: shop}
-spec: {serviceAccountName: web, automountServiceAccountToken: false, containers: [{name: main, image: local/none}]}
+spec:
+  serviceAccountName: web
+  automountServiceAccountToken: false
+  initContainers: [{name: healthscope-agent, image: local/none, restartPolicy: Always}]
+  containers: [{name: main, image: local/none}]
 ";
 
 /// What a kubelet says of a pod that runs.
@@ -744,11 +745,10 @@ const RUNS: &str = r#"{"status": {"phase": "Running", "startTime": "2026-01-01T0
     "containerStatuses": [{"name": "main", "ready": true, "started": true, "restartCount": 0, "image": "local/none",
         "imageID": "none", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}}"#;
 
-/// What the scope says of a component: health, reason, message.
-fn says(installed: &Installed, kind: &str) -> anyhow::Result<(String, String, String)> {
-    let scope = installed
-        .cluster
-        .get("/apis/core.oam.dev/v1beta1/namespaces/shop/healthscopes/shop")?;
+/// What a scope says of its component of a kind: health, reason, message.
+fn says(installed: &Installed, scope: &str, kind: &str) -> anyhow::Result<(String, String, String)> {
+    let path = format!("/apis/core.oam.dev/v1beta1/namespaces/shop/healthscopes/{scope}");
+    let scope = installed.cluster.get(&path)?;
     let components = scope["status"]["components"].as_array().context("no status")?;
     let component = components
         .iter()
@@ -758,9 +758,9 @@ fn says(installed: &Installed, kind: &str) -> anyhow::Result<(String, String, St
     Ok((text("health"), text("reason"), text("message")))
 }
 
-/// Whether the scope says this of the pod.
-fn says_health(installed: &Installed, expected: &str) -> anyhow::Result<Option<()>> {
-    let (health, reason, message) = says(installed, "Pod")?;
+/// Whether the pod is known to be so.
+fn pod_is(installed: &Installed, expected: &str) -> anyhow::Result<Option<()>> {
+    let (health, reason, message) = says(installed, "web", "Pod")?;
     ensure!(health == expected, "{health} {reason} {message}");
     Ok(Some(()))
 }
@@ -885,11 +885,11 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
         );
         Ok(Some(()))
     });
-    installed.until("the pod to be healthy", || says_health(&installed, "Healthy"));
+    installed.until("the pod to be healthy", || pod_is(&installed, "Healthy"));
 
     // A kind that nobody was given, and how it is given.
     let message = installed.until("the Service to be Forbidden", || {
-        let (health, reason, message) = says(&installed, "Service")?;
+        let (health, reason, message) = says(&installed, "others", "Service")?;
         ensure!(reason == "Forbidden", "{health} {reason} {message}");
         Ok(Some(message))
     });
@@ -900,7 +900,7 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
     cluster.apply(SERVICES).unwrap();
     timed("a kind that may be read from now on", || {
         installed.until("the Service to be read", || {
-            let (health, reason, message) = says(&installed, "Service")?;
+            let (health, reason, message) = says(&installed, "others", "Service")?;
             ensure!(reason != "Forbidden", "{health} {reason} {message}");
             Ok(Some(()))
         });
@@ -908,10 +908,10 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
 
     // What a reader may see and do, is the cluster's affair.
     let (code, body) = owner.get("/api/v1/scopes", Some(&reader)).unwrap();
-    assert!(code == 200 && body.contains("\"shop\""), "{code} {body}");
+    assert!(code == 200 && body.contains("\"others\""), "{code} {body}");
     let stranger = installed.token_of("default", "default");
     let (code, body) = owner.get("/api/v1/scopes", Some(&stranger)).unwrap();
-    assert!(!body.contains("\"shop\""), "{code} {body}");
+    assert!(!body.contains("\"others\""), "{code} {body}");
     assert_eq!(owner.get("/metrics", Some(&reader)).unwrap().0, 200);
     assert_eq!(owner.get("/metrics", Some(&stranger)).unwrap().0, 403);
     assert_eq!(owner.get("/api/v1/scopes", None).unwrap().0, 401);
@@ -919,13 +919,11 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
     // The watch brings nothing any more, and somebody changes the scope: the next write is a conflict that only a look
     // at the object explains.
     owner.door.stall();
-    let touch = ["annotate", "healthscope", "shop", "-n", "shop", "touched=now"];
+    let touch = ["annotate", "healthscope", "web", "-n", "shop", "touched=now"];
     cluster.kubectl(touch).unwrap();
     fs::remove_file(&ready).unwrap();
     timed("a write over a change that the watch did not bring", || {
-        installed.until("the change to be written", || {
-            says_health(&installed, "Unhealthy")
-        });
+        installed.until("the change to be written", || pod_is(&installed, "Unhealthy"));
     });
 
     // One owner at a time: the other takes over when it goes, and what it writes is right.
@@ -942,21 +940,36 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
         ensure!(now.starts_with(&staying.pod), "{now}");
         Ok(Some(()))
     });
+    installed.until("the agent to come to the other", || {
+        let (code, body) = staying.get("/api/v1/agents?presence=connected", Some(&reader))?;
+        ensure!(code == 200 && body.contains("web-0"), "{code} {body}");
+        Ok(Some(()))
+    });
     fs::write(&ready, "").unwrap();
     installed.until("a change to be written by the other", || {
-        says_health(&installed, "Healthy")
+        pod_is(&installed, "Healthy")
     });
-    let events = cluster
-        .get("/apis/events.k8s.io/v1/namespaces/shop/events")
-        .unwrap();
-    let reporters: BTreeSet<&str> = events["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|event| event["regarding"]["kind"] == "HealthScope")
-        .map(|event| event["reportingInstance"].as_str().unwrap())
-        .collect();
-    assert!(!reporters.is_empty(), "no Event tells of the scope");
+    // One Event for each transition, by whoever served then: none for the change of replicas.
+    let told = |event: &Value| (event["reportingInstance"].clone(), event["reason"].clone());
+    installed.until("the Events", || {
+        let events = cluster.get("/apis/events.k8s.io/v1/namespaces/shop/events")?;
+        let mut events: Vec<&Value> = events["items"]
+            .as_array()
+            .context("no list")?
+            .iter()
+            .filter(|event| {
+                event["regarding"]["kind"] == "HealthScope" && event["regarding"]["name"] == "web"
+            })
+            .collect();
+        events.sort_by_key(|event| event["eventTime"].as_str().map(str::to_owned));
+        let told: Vec<(Value, Value)> = events.into_iter().map(told).collect();
+        let expected = [
+            (json!(leaving.pod), json!("PolicyNotMet")),
+            (json!(staying.pod), json!("Recovered")),
+        ];
+        ensure!(told.ends_with(&expected), "{told:?}");
+        Ok(Some(()))
+    });
     staying.running.terminate();
     drop(agent);
 
