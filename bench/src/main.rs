@@ -6,15 +6,19 @@
 use {anyhow::Result, clap::Parser, std::net::SocketAddr};
 
 mod checks;
+mod controller;
 mod exec;
 mod fleet;
 mod floor;
+mod kubernetes;
 mod latency;
 mod lateness;
 mod process;
 mod report;
 mod rss;
+mod status;
 mod swarm;
+mod writes;
 
 /// Measures HealthScope on this machine.
 #[derive(Debug, Parser)]
@@ -36,6 +40,12 @@ enum Mode {
     Storm(fleet::StormArgs),
     /// From an outcome in the agent to the aggregator's event stream.
     Latency(latency::LatencyArgs),
+    /// From an outcome in the agent to the status on a real API server, beside a bare write.
+    Status(status::StatusArgs),
+    /// How often statuses are written: per change, in quiet, over restarts and reconnects.
+    Writes(writes::WritesArgs),
+    /// A thousand scopes of a real API server under change, restart and failover.
+    Controller(controller::ControllerArgs),
     /// Not a bench: takes connections and frames and does nothing with them.
     #[command(hide = true)]
     FloorServer(floor::FloorArgs),
@@ -68,6 +78,9 @@ fn main() -> Result<()> {
         Mode::Ingest(args) => runtime.block_on(fleet::ingest(args)),
         Mode::Storm(args) => runtime.block_on(fleet::storm(args)),
         Mode::Latency(args) => runtime.block_on(latency::latency(args)),
+        Mode::Status(args) => runtime.block_on(status::status(args)),
+        Mode::Writes(args) => runtime.block_on(writes::writes(args)),
+        Mode::Controller(args) => runtime.block_on(controller::controller(args)),
         // One thread, like the work that it is the floor of.
         Mode::FloorServer(args) => floor::serve(&args),
         Mode::CheckTarget { http, tcp } => checks::serve_target(http, tcp),

@@ -2,6 +2,7 @@
 
 use {
     anyhow::{Context, Result, ensure},
+    rustix::process::{Pid, Signal, kill_process},
     std::{
         ffi::OsStr,
         fs::File,
@@ -32,6 +33,16 @@ impl Process {
         arguments: &[S],
         log: Option<&Path>,
     ) -> Result<Self> {
+        Self::spawn_in(program, arguments, &[], log)
+    }
+
+    /// Starts `program` with these environment variables besides those of this process.
+    pub(crate) fn spawn_in<S: AsRef<OsStr>>(
+        program: &Path,
+        arguments: &[S],
+        environment: &[(&str, &Path)],
+        log: Option<&Path>,
+    ) -> Result<Self> {
         let output = |log: Option<&Path>| -> Result<Stdio> {
             Ok(match log {
                 Some(log) => File::options().create(true).append(true).open(log)?.into(),
@@ -40,6 +51,7 @@ impl Process {
         };
         let child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output(log)?)
             .stderr(output(log)?)
@@ -91,6 +103,18 @@ impl Process {
         let output = std::fs::read_to_string(log)?;
         ensure!(status.success(), "the process ended with {status}: {output}");
         Ok(output)
+    }
+
+    /// Asks it to end, as Kubernetes does, and waits for that, at most for a while.
+    pub(crate) fn terminate(mut self, patience: Duration) -> Result<()> {
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.context("a process has an id")?, Signal::TERM)?;
+        let give_up = Instant::now() + patience;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < give_up, "the process does not end when asked to");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Fails when it has ended by itself.

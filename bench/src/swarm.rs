@@ -116,6 +116,11 @@ pub(crate) struct Connection {
 impl Connection {
     /// Connects as agent number `index`.
     pub(crate) async fn open(target: &Target, index: usize) -> Result<Self> {
+        Self::open_with(target, index, None).await
+    }
+
+    /// Connects as agent number `index`, showing a token.
+    pub(crate) async fn open_with(target: &Target, index: usize, token: Option<&str>) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
         // The system chooses a port faster when it knows where the connection leads, so only what is beyond one
         // address is bound before.
@@ -137,8 +142,10 @@ impl Connection {
                 Stream::Tls(Box::new(tls.context("TLS handshake failed")?))
             }
         };
+        let authorization =
+            token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {} HTTP/1.1\r\nHost: {}\r\n{authorization}Upgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Protocol: {}\r\n\r\n",
             wire::PATH,
