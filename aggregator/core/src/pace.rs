@@ -330,10 +330,15 @@ impl Pace {
     }
 
     fn desire(&mut self, now: Instant, entry: Arc<ScopeEntry>) {
-        if entry.object.metadata.uid.is_none() || !entry.settled {
+        if entry.object.metadata.uid.is_none() {
             return;
         }
         let key = entry.view.key();
+        if !entry.settled {
+            // What was wanted before is of another time too: of a replica that stood by, for one.
+            self.with(now, &key, |scope| scope.desired = None);
+            return;
+        }
         let scope = self.scopes.entry(key.clone()).or_default();
         let was_wanting = scope.is_wanting();
         let is_news = scope

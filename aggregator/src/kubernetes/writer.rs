@@ -304,6 +304,10 @@ impl Writer {
             .role
             .as_mut()
             .is_some_and(|role| *role.borrow_and_update() == Role::Owner);
+        if is_owner {
+            // The store began anew before the role was given; what it said while it stood by is not to be written.
+            self.take_snapshot();
+        }
         self.pace.handle(clock::instant(), Input::Owner(is_owner));
         if !is_owner {
             self.requests.clear();

@@ -517,6 +517,27 @@ fn a_scope_that_is_refused_waits_alone() {
 }
 
 #[test]
+fn what_a_standby_wanted_is_not_written_while_nothing_has_settled() {
+
+    let mut test = Test::standby();
+    let (well, sick) = (
+        entry("a", "u1", 1, Health::Healthy, ""),
+        entry("a", "u1", 1, Health::Unhealthy, ""),
+    );
+    test.see("a", "u1", 1, Some(&well));
+    test.want(&sick);
+    let unsettled = ScopeEntry {
+        settled: false,
+        ..ScopeEntry::clone(&sick)
+    };
+    test.want(&Arc::new(unsettled));
+    test.give(Input::Owner(true));
+    test.nothing();
+    test.want(&sick);
+    test.write();
+}
+
+#[test]
 fn nothing_is_written_by_a_standby_and_at_once_by_a_new_owner() {
     let mut test = Test::standby();
     let (well, sick) = (
