@@ -82,12 +82,11 @@ impl Suite {
                 package: "chromium",
             }],
             // Certificates are made as the documentation says.
-            Self::Unit => &[Prerequisite {
+            Self::Unit | Self::Cluster => &[Prerequisite {
                 program: "openssl",
                 package: "openssl",
             }],
-            // What a cluster needs is asked of its own program.
-            Self::Doc | Self::Simulation | Self::Process | Self::Cluster => &[],
+            Self::Doc | Self::Simulation | Self::Process => &[],
         }
     }
 
