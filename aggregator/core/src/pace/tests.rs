@@ -518,7 +518,6 @@ fn a_scope_that_is_refused_waits_alone() {
 
 #[test]
 fn what_a_standby_wanted_is_not_written_while_nothing_has_settled() {
-
     let mut test = Test::standby();
     let (well, sick) = (
         entry("a", "u1", 1, Health::Healthy, ""),
