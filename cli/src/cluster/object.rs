@@ -42,6 +42,13 @@ pub(super) fn scope(object: &DynamicObject) -> Result<Scope, ClusterError> {
     let (status, unreadable) = match object.data.get("status") {
         None | Some(Value::Null) => (HealthScopeStatus::default(), None),
         Some(status) => match serde_json::from_value(status.clone()) {
+            // The schema's defaults alone are nobody's word.
+            Ok(HealthScopeStatus {
+                observed_generation: None,
+                summary: None,
+                conditions,
+                ..
+            }) if conditions.is_empty() => (HealthScopeStatus::default(), None),
             Ok(status) => (status, None),
             Err(error) => (HealthScopeStatus::default(), Some(error.to_string())),
         },

@@ -149,16 +149,19 @@ fn namespace(cluster: &Cluster, name: &str) -> String {
 }
 
 fn scope(namespace: &str, name: &str) -> Value {
+    let mut members = vec![
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "required": true, "dependsOn": ["db"]}),
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db"}),
+    ];
+    if name != "payments" {
+        members.push(json!({"kind": "HealthScope", "name": "payments"}));
+    }
     json!({
         "apiVersion": "core.oam.dev/v1beta1",
         "kind": "HealthScope",
         "metadata": {"name": name, "namespace": namespace, "labels": {"team": name}},
         "spec": {
-            "workloadRefs": [
-                {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "required": true, "dependsOn": ["db"]},
-                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db"},
-                {"kind": "HealthScope", "name": "payments"},
-            ],
+            "workloadRefs": members,
             "policy": {"minAvailable": 60},
         },
     })
