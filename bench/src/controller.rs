@@ -338,7 +338,7 @@ async fn steady(fleet: &Fleet, shape: Shape, args: &ControllerArgs, aggregator: 
         mebibytes(memory.resident),
         mebibytes(memory.own),
     ));
-    wrong(fleet);
+    wrong(fleet, "under change");
     Ok(())
 }
 
@@ -389,6 +389,9 @@ async fn bare_writes(
 async fn restart(fleet: &Fleet, aggregator: Process, address: SocketAddr) -> Result<Process> {
     fleet.until_all_right("all scopes before the restart").await?;
     tokio::task::spawn_blocking(move || aggregator.terminate(Duration::from_secs(10))).await??;
+    // What it wrote at its end is seen by then.
+    time::sleep(Duration::from_secs(1)).await;
+    wrong(fleet, "while the aggregator ended");
     let mut writing = JoinSet::new();
     fleet.change(RESTARTED, &mut writing);
     while let Some(written) = writing.join_next().await {
@@ -456,13 +459,13 @@ async fn failover(fleet: &Fleet, aggregator: Process, address: SocketAddr) -> Re
 async fn settle(fleet: &Fleet, what: &str) -> Result<()> {
     time::sleep(Duration::from_secs(40)).await;
     fleet.until_all_right(what).await?;
-    wrong(fleet);
+    wrong(fleet, what);
     Ok(())
 }
 
-fn wrong(fleet: &Fleet) {
+fn wrong(fleet: &Fleet, when: &str) {
     let wrong = std::mem::take(&mut lock(&fleet.truth).wrong);
-    say(&format!("wrong statuses: {}", wrong.len()));
+    say(&format!("wrong statuses {when}: {}", wrong.len()));
     let mut shown = BTreeMap::<&str, usize>::new();
     for text in &wrong {
         *shown.entry(text).or_default() += 1;

@@ -78,8 +78,8 @@ const UNREACHABLE: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// Something happened.
 #[derive(Debug)]
 pub enum Input {
-    /// A scope should have the status of this entry. Objects without a uid are not of an API server and are ignored, and
-    /// so is an entry that has not settled: what is on the server stays.
+    /// A scope should have the status of this entry. Objects without a uid are not of an API server and are ignored.
+    /// While an entry has not settled, what is on the server stays, whatever was to be written before.
     Desired(Arc<ScopeEntry>),
     /// A scope is no more, or is not ours to judge.
     Withdrawn(ScopeKey),
@@ -330,10 +330,15 @@ impl Pace {
     }
 
     fn desire(&mut self, now: Instant, entry: Arc<ScopeEntry>) {
-        if entry.object.metadata.uid.is_none() || !entry.settled {
+        if entry.object.metadata.uid.is_none() {
             return;
         }
         let key = entry.view.key();
+        if !entry.settled {
+            // A Deployment was listed before its pods, say: what seemed settled without them is not.
+            self.with(now, &key, |scope| scope.desired = None);
+            return;
+        }
         let scope = self.scopes.entry(key.clone()).or_default();
         let was_wanting = scope.is_wanting();
         let is_news = scope

@@ -517,6 +517,23 @@ fn a_scope_that_is_refused_waits_alone() {
 }
 
 #[test]
+fn what_seemed_settled_is_not_written_when_it_turns_out_not_to_be() {
+    let mut test = Test::standby();
+    let failing = entry("a", "u1", 1, Health::Unhealthy, "");
+    test.see("a", "u1", 1, Some(&failing));
+    test.want(&entry("a", "u1", 1, Health::Healthy, ""));
+    let mut unsettled = ScopeEntry::clone(&failing);
+    unsettled.settled = false;
+    test.want(&Arc::new(unsettled));
+    test.give(Input::Owner(true));
+    test.nothing();
+    test.want(&failing);
+    test.nothing();
+    test.want(&entry("a", "u1", 1, Health::Healthy, ""));
+    test.write();
+}
+
+#[test]
 fn nothing_is_written_by_a_standby_and_at_once_by_a_new_owner() {
     let mut test = Test::standby();
     let (well, sick) = (
