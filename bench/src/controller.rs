@@ -62,7 +62,7 @@ enum Cause {
 impl Cause {
     /// Each component changes in one way only: its agent and its Deployment must not contradict each other.
     const fn of(index: usize) -> Self {
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             Self::Agent
         } else {
             Self::Deployment
