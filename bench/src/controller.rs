@@ -49,7 +49,7 @@ pub(crate) struct ControllerArgs {
 
 /// Bare writes a second beside the changes.
 const BARE_RATE: u64 = 4;
-/// Every so many-th change is of a component that was changed before.
+/// From one changed component to the next: a prime, so that all take turns and no scope has two turns in a row.
 const STRIDE: usize = 7_919;
 
 /// What changed.
@@ -58,6 +58,21 @@ enum Cause {
     Agent,
     Deployment,
 }
+
+impl Cause {
+    /// Each component changes in one way only: its agent and its Deployment must not contradict each other.
+    const fn of(index: usize) -> Self {
+        if index.is_multiple_of(2) {
+            Self::Agent
+        } else {
+            Self::Deployment
+        }
+    }
+}
+
+/// Components that change while nobody serves.
+const RESTARTED: usize = 1;
+const FAILED_OVER: usize = 3;
 
 /// What is true of a component, and since when no status has said so.
 #[derive(Clone, Copy, Debug)]
@@ -130,8 +145,10 @@ impl Truth {
                 (true, None) => {}
                 (false, _) if self.is_strict => {
                     let expected = fact.is_healthy;
-                    self.wrong
-                        .push(format!("{}: {name} is {health}, healthy: {expected}", seen.name));
+                    let (scope, why) = (&seen.name, seen.why(name));
+                    self.wrong.push(format!(
+                        "{scope}: {name} is {health} ({why}), healthy: {expected}"
+                    ));
                 }
                 (false, _) => {}
             }
@@ -160,8 +177,9 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Makes a component well, or not; answers what has to be waited for.
-    async fn change(&self, index: usize, cause: Cause, writing: &mut JoinSet<Result<()>>) {
+    /// Makes a component well, or not well any more; what `writing` holds afterwards is on its way.
+    fn change(&self, index: usize, writing: &mut JoinSet<Result<()>>) {
+        let cause = Cause::of(index);
         let is_healthy = {
             let mut truth = lock(&self.truth);
             let fact = &mut truth.facts[index];
@@ -272,12 +290,7 @@ async fn steady(fleet: &Fleet, shape: Shape, args: &ControllerArgs, aggregator: 
             skipped += 1;
             continue;
         }
-        let cause = if change % 2 == 0 {
-            Cause::Agent
-        } else {
-            Cause::Deployment
-        };
-        fleet.change(index, cause, &mut writing).await;
+        fleet.change(index, &mut writing);
         while let Some(written) = writing.try_join_next() {
             written??;
         }
@@ -325,7 +338,7 @@ async fn steady(fleet: &Fleet, shape: Shape, args: &ControllerArgs, aggregator: 
         mebibytes(memory.resident),
         mebibytes(memory.own),
     ));
-    wrong(fleet);
+    wrong(fleet, "under change");
     Ok(())
 }
 
@@ -376,15 +389,18 @@ async fn bare_writes(
 async fn restart(fleet: &Fleet, aggregator: Process, address: SocketAddr) -> Result<Process> {
     fleet.until_all_right("all scopes before the restart").await?;
     tokio::task::spawn_blocking(move || aggregator.terminate(Duration::from_secs(10))).await??;
+    // What it wrote at its end is seen by then.
+    time::sleep(Duration::from_secs(1)).await;
+    wrong(fleet, "while the aggregator ended");
     let mut writing = JoinSet::new();
-    fleet.change(1, Cause::Deployment, &mut writing).await;
+    fleet.change(RESTARTED, &mut writing);
     while let Some(written) = writing.join_next().await {
         written??;
     }
     let begun = Instant::now();
     let aggregator = fleet.place.aggregator("aggregator-0", address)?;
     until("the changed scope after the restart", || {
-        lock(&fleet.truth).is_right(1)
+        lock(&fleet.truth).is_right(RESTARTED)
     })
     .await?;
     let correct = begun.elapsed();
@@ -415,12 +431,12 @@ async fn failover(fleet: &Fleet, aggregator: Process, address: SocketAddr) -> Re
     // Ends with SIGKILL.
     drop(aggregator);
     let mut writing = JoinSet::new();
-    fleet.change(2, Cause::Deployment, &mut writing).await;
+    fleet.change(FAILED_OVER, &mut writing);
     while let Some(written) = writing.join_next().await {
         written??;
     }
     until("the changed scope after the failover", || {
-        lock(&fleet.truth).is_right(2)
+        lock(&fleet.truth).is_right(FAILED_OVER)
     })
     .await?;
     let correct = begun.elapsed();
@@ -443,13 +459,13 @@ async fn failover(fleet: &Fleet, aggregator: Process, address: SocketAddr) -> Re
 async fn settle(fleet: &Fleet, what: &str) -> Result<()> {
     time::sleep(Duration::from_secs(40)).await;
     fleet.until_all_right(what).await?;
-    wrong(fleet);
+    wrong(fleet, what);
     Ok(())
 }
 
-fn wrong(fleet: &Fleet) {
+fn wrong(fleet: &Fleet, when: &str) {
     let wrong = std::mem::take(&mut lock(&fleet.truth).wrong);
-    say(&format!("wrong statuses: {}", wrong.len()));
+    say(&format!("wrong statuses {when}: {}", wrong.len()));
     let mut shown = BTreeMap::<&str, usize>::new();
     for text in &wrong {
         *shown.entry(text).or_default() += 1;

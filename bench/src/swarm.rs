@@ -299,13 +299,18 @@ pub(crate) fn text(message: &AgentMessage) -> Vec<u8> {
 
 /// Agent number `index` introduces itself and announces one component with `probes` probes.
 pub(crate) fn introduction(index: usize, probes: u32) -> (Vec<u8>, Vec<u8>) {
+    introduction_at(index, probes, Seq(0), Seq(0))
+}
+
+/// The same of an agent whose latest transition is `seq`, of which all up to `acked` are acknowledged.
+pub(crate) fn introduction_at(index: usize, probes: u32, seq: Seq, acked: Seq) -> (Vec<u8>, Vec<u8>) {
     let hello = AgentMessage::Hello(Hello {
         protocol: wire::PROTOCOL,
         agent: format!("agent-{index}").parse().expect("a valid name"),
         version: "bench".into(),
         epoch: Epoch(index as u64 + 1),
-        seq: Seq(0),
-        acked: Seq(0),
+        seq,
+        acked,
     });
     let announce = AgentMessage::Announce(Announce {
         revision: 1,

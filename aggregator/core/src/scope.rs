@@ -268,7 +268,9 @@ impl Scope {
     /// Whether what is known suffices to say something new, and when to look again if it does not.
     ///
     /// After a start agents come back within seconds, and a new member's kind is listed within moments; until then
-    /// the scope keeps what it said before, unless it is Unhealthy whatever they will say.
+    /// the scope keeps what it said before, unless it has become Unhealthy whatever they will say. One that was said
+    /// to be Unhealthy keeps its list of components too: saying once more that it is would only make those Unknown
+    /// whose agents are on their way.
     fn is_settled(
         &self,
         measured: Health,
@@ -276,7 +278,8 @@ impl Scope {
         starting: bool,
         now: Instant,
     ) -> (bool, Option<Instant>) {
-        if measured == Health::Unhealthy {
+        let said = self.inherited.as_ref().and_then(|last| last.health);
+        if measured == Health::Unhealthy && said != Some(Health::Unhealthy) {
             return (true, None);
         }
         let waits_for = |reason| summaries.iter().any(|member| member.reason == reason);

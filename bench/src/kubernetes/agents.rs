@@ -56,6 +56,7 @@ impl Agents {
                 token: component.token.clone(),
                 orders: receiver,
                 seq: 1,
+                acked: Seq(0),
                 passes: true,
                 connected: Arc::clone(&connected),
                 sessions: Arc::clone(&sessions),
@@ -83,7 +84,7 @@ impl Agents {
         }
     }
 
-    /// How many have told everything to an aggregator that still listens.
+    /// How many are in session and have told everything.
     pub(crate) fn connected(&self) -> usize {
         self.connected.load(Ordering::SeqCst)
     }
@@ -100,6 +101,8 @@ struct Agent {
     orders: mpsc::UnboundedReceiver<Order>,
     /// The latest transition.
     seq: u64,
+    /// What an aggregator has taken in.
+    acked: Seq,
     passes: bool,
     connected: Arc<AtomicUsize>,
     sessions: Arc<AtomicUsize>,
@@ -135,13 +138,15 @@ impl Agent {
     async fn session(&mut self, target: &Target) -> Result<()> {
         let opening = Connection::open_with(target, self.index, Some(&self.token));
         let mut connection = time::timeout(Duration::from_secs(15), opening).await??;
-        let (hello, announce) = swarm::introduction(self.index, PROBES);
+        let (hello, announce) = swarm::introduction_at(self.index, PROBES, Seq(self.seq), self.acked);
         connection.write(&hello).await?;
         let welcome = connection.message().await?;
         ensure!(matches!(welcome, ServerMessage::Welcome(_)), "not welcome");
         connection.write(&announce).await?;
         connection.write(&self.full_state()).await?;
-        let mut connected = None;
+        self.sessions.fetch_add(1, Ordering::SeqCst);
+        self.connected.fetch_add(1, Ordering::SeqCst);
+        let _connected = Connected(Arc::clone(&self.connected));
         let mut heartbeat = time::interval_at(
             time::Instant::now() + HEARTBEAT.mul_f64(spread(self.index)),
             HEARTBEAT,
@@ -150,13 +155,10 @@ impl Agent {
             // Reading is cancel-safe but for the answer to a ping, which is written at once; the others are, too.
             tokio::select! {
                 message = connection.message() => match message? {
-                    ServerMessage::Ack(_) => {
-                        connected.get_or_insert_with(|| {
-                            self.sessions.fetch_add(1, Ordering::SeqCst);
-                            self.connected.fetch_add(1, Ordering::SeqCst);
-                            Connected(Arc::clone(&self.connected))
-                        });
+                    ServerMessage::Ack(ack) => {
+                        self.acked = ack.seq;
                     }
+                    ServerMessage::Resync(_) => connection.write(&self.full_state()).await?,
                     ServerMessage::Redirect(_) | ServerMessage::Drain(_) => return Ok(()),
                     _ => {}
                 },
@@ -194,7 +196,10 @@ impl Agent {
         let first = swarm::record(self.seq, 0, self.state());
         swarm::text(&AgentMessage::Report(Report {
             seq: Seq(self.seq),
-            transitions: vec![first.clone()],
+            transitions: (self.acked.0 < self.seq)
+                .then(|| first.clone())
+                .into_iter()
+                .collect(),
             states: std::iter::once(first).chain(others).collect(),
             complete: true,
             ..Report::default()

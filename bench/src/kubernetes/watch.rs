@@ -30,6 +30,16 @@ impl Seen {
             .filter_map(|component| Some((component["name"].as_str()?, component["health"].as_str()?)))
     }
 
+    /// Why a component is as it is said to be.
+    pub(crate) fn why(&self, name: &str) -> String {
+        let mut listed = self.status["components"].as_array().into_iter().flatten();
+        listed
+            .find(|component| component["name"] == name)
+            .map_or_else(String::new, |component| {
+                format!("{} {}", component["reason"], component["message"])
+            })
+    }
+
     /// What a component's health is said to be.
     pub(crate) fn health_of(&self, name: &str) -> Option<&str> {
         let mut components = self.components();

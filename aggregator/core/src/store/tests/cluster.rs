@@ -486,6 +486,35 @@ fn what_is_certain_is_told_at_once_even_after_a_restart() {
 }
 
 #[test]
+fn after_a_restart_an_unhealthy_scope_does_not_forget_what_its_other_members_were() {
+    let mut objects = web().to_vec();
+    objects.push(workload("Deployment", "db", json!({"app": "shop"}), 1, 0));
+    let mut before = World::cluster(&objects);
+    before.configure(&[("shop", BY_LABEL)], &[]);
+    let (mut agent, _) = before.pod_agent("web-1-a", "uid-web-1-a");
+    before.announce(&agent, "x/y: readiness");
+    before.states(&mut agent, "0P");
+    assert_eq!(before.scope("shop").health, Health::Unhealthy);
+    let object = Arc::new(inherited(&before));
+    let mut world = World::starting_cluster(&objects);
+    world.apply(Event::Configured(Configuration {
+        scopes: vec![Arc::clone(&object)],
+        unreadable: Vec::new(),
+        components: Vec::new(),
+    }));
+    assert!(!world.entry("shop").settled);
+    let (mut agent, _) = world.pod_agent("web-1-a", "uid-web-1-a");
+    world.announce(&agent, "x/y: readiness");
+    world.states(&mut agent, "0P");
+    let entry = world.entry("shop");
+    assert!(entry.settled);
+    assert!(!crate::status::means_different(
+        &entry.status,
+        object.status.as_ref().unwrap()
+    ));
+}
+
+#[test]
 fn a_scope_that_was_made_anew_inherits_nothing() {
     let mut world = World::cluster(&[workload("Deployment", "web", json!({"app": "shop"}), 1, 0)]);
     let mut object = scope_object("shop", BY_LABEL);
