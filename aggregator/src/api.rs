@@ -21,6 +21,7 @@ use {
         bus::{Feed, StoreSender, ToStore},
         config::{Limits, Timing},
         declared::Declared,
+        kubernetes::role::Role,
         mailbox::Sessions,
         metrics::Metrics,
         site::problem::Problem,
@@ -79,9 +80,23 @@ pub(crate) struct Inner {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
+    pub(crate) replica: Replica,
     pub(crate) started: Timestamp,
     pub(crate) streams: AtomicUsize,
     pub(crate) shutdown: Shutdown,
+}
+
+/// What this aggregator is among others.
+pub(crate) struct Replica {
+    /// Whether it is part of a cluster.
+    pub(crate) in_cluster: bool,
+    pub(crate) role: watch::Receiver<Role>,
+}
+
+impl Replica {
+    pub(crate) fn serves(&self) -> bool {
+        *self.role.borrow() == Role::Owner
+    }
 }
 
 impl std::ops::Deref for Api {

@@ -6,7 +6,7 @@
 
 use {
     crate::{
-        api::{self, Api},
+        api::{self, Api, Replica},
         bus::{Feed, StoreSender},
         clock,
         config::{Config, ConfigError, Limits, Source, Timing},
@@ -202,6 +202,7 @@ impl App {
             limits,
         } = config;
         let is_elected = elected.is_some();
+        let in_cluster = matches!(source, Source::Kubernetes(_));
         let tasks = Tasks::new(shutdown.clone());
         let metrics = Arc::new(Metrics::new());
         let readiness = Readiness::new();
@@ -289,6 +290,10 @@ impl App {
             metrics: metrics.clone(),
             timing: timing.clone(),
             limits: limits.clone(),
+            replica: Replica {
+                in_cluster,
+                role: role.clone(),
+            },
             started: clock::now().wall,
             streams: 0.into(),
             shutdown: shutdown.clone(),

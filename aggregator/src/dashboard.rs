@@ -31,6 +31,8 @@ mod rows;
 mod scope;
 mod sign_in;
 
+use parts::Terminal;
+
 /// What the pages share; clones share it.
 #[derive(Clone)]
 pub(crate) struct Dashboard {
@@ -52,6 +54,16 @@ pub(crate) fn routes(dashboard: Dashboard) -> Router {
         .route("/logout", post(sign_in::leave))
         .route("/assets/{file}", get(assets::get))
         .with_state(dashboard)
+}
+
+impl Dashboard {
+    fn terminal(&self) -> Terminal {
+        if self.api.replica.in_cluster {
+            Terminal::Cluster
+        } else {
+            Terminal::Machine
+        }
+    }
 }
 
 fn page(status: StatusCode, markup: Markup) -> Response {

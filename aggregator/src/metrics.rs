@@ -25,6 +25,8 @@ pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// All of them.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Whether this replica serves; set when somebody looks.
+    pub(crate) serving: IntGauge,
     pub(crate) connections: ConnectionMetrics,
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
@@ -45,7 +47,12 @@ impl Metrics {
         info.with_label_values(&[build::VERSION, build::COMMIT.unwrap_or_default()])
             .set(1);
         maker.register(process::ProcessCollector::new());
+        let serving = maker.gauge(
+            "serving",
+            "1 for the replica that serves: takes agents in and writes statuses; 0 for one that stands by.",
+        );
         Self {
+            serving,
             connections: ConnectionMetrics::new(&maker),
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),

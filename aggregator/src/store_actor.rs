@@ -227,6 +227,7 @@ impl StoreActor {
             Event::Configured(_)
             | Event::Cluster(_)
             | Event::TakenOver
+            | Event::StandsBy
             | Event::Forget { .. }
             | Event::Tick => None,
         };

@@ -39,6 +39,9 @@ pub enum Event {
     /// This replica serves from now on, and another one did until now: what that one wrote is what was said last. The
     /// next [`Event::Configured`] brings it; agents have the time of a start to come.
     TakenOver,
+    /// Another replica serves: no agent comes here, and what that one writes of the scopes is what there is to say of
+    /// them. The next [`Event::Configured`] brings it, and each one after it.
+    StandsBy,
     /// An agent said hello. Must come before any other event of its session.
     Opened(Opened),
     /// An agent said, completely, what it watches: all parts of one announcement put together.

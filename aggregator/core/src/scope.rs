@@ -73,6 +73,17 @@ pub(crate) struct Scope {
     pub(crate) deadline: Option<Instant>,
 }
 
+/// How much is known of the agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing: they speak to the replica that serves.
+    StandsBy,
+    /// They may still come for the first time.
+    Starting,
+    /// Those that have not come are late.
+    Started,
+}
+
 /// The health of a scope changed.
 #[derive(Debug)]
 pub(crate) struct ScopeChange {
@@ -174,14 +185,21 @@ impl Scope {
         self.entry = former.entry;
     }
 
+    /// Takes over what was shown of the scope under its former object, while another replica serves it.
+    ///
+    /// What was settled here is older than what the object says.
+    pub(crate) fn follow(&mut self, former: Self) {
+        self.entry = former.entry.filter(|entry| !entry.settled);
+    }
+
     /// Rolls the members up again; the entry when it differs from the former, and the change of health.
     ///
-    /// `summaries` are those of the members, in their order; while `starting`, agents may still come for the first time.
+    /// `summaries` are those of the members, in their order.
     pub(crate) fn rebuild(
         &mut self,
         summaries: &[Arc<ComponentSummary>],
         old_words: &OldWords,
-        starting: bool,
+        stage: Stage,
         now: Now,
     ) -> (Option<Arc<ScopeEntry>>, Option<ScopeChange>) {
         let policy = self
@@ -189,7 +207,7 @@ impl Scope {
             .as_ref()
             .map_or_else(EffectivePolicy::default, |spec| spec.policy);
         let mut rollup = self.roll_up(&policy, summaries);
-        let (settled, settled_at) = self.is_settled(rollup.verdict.health, summaries, starting, now.instant);
+        let (settled, settled_at) = self.is_settled(rollup.verdict.health, summaries, stage, now.instant);
         if let Some(last) = self.last_word(settled) {
             rollup.verdict = last;
         }
@@ -270,14 +288,17 @@ impl Scope {
     /// After a start agents come back within seconds, and a new member's kind is listed within moments; until then
     /// the scope keeps what it said before, unless it has become Unhealthy whatever they will say. One that was said
     /// to be Unhealthy keeps its list of components too: saying once more that it is would only make those Unknown
-    /// whose agents are on their way.
+    /// whose agents are on their way. While another replica serves, what that one says is all there is.
     fn is_settled(
         &self,
         measured: Health,
         summaries: &[Arc<ComponentSummary>],
-        starting: bool,
+        stage: Stage,
         now: Instant,
     ) -> (bool, Option<Instant>) {
+        if stage == Stage::StandsBy {
+            return (false, None);
+        }
         let said = self.inherited.as_ref().and_then(|last| last.health);
         if measured == Health::Unhealthy && said != Some(Health::Unhealthy) {
             return (true, None);
@@ -285,7 +306,7 @@ impl Scope {
         let waits_for = |reason| summaries.iter().any(|member| member.reason == reason);
         // None is lost so soon after the start: those of which nothing is known are on their way back.
         let is_half_back = waits_for(Reason::STARTING) || waits_for(Reason::INSTANCES_UNKNOWN);
-        if starting && self.inherited.is_some() && is_half_back {
+        if stage == Stage::Starting && self.inherited.is_some() && is_half_back {
             return (false, None);
         }
         let until = self.seen + SYNC_HOLD;

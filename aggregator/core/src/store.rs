@@ -22,7 +22,7 @@ use {
         fleet::{Applied, Fleet, Instance, Lapse, NewInstance, Patience},
         log::{Log, Subject},
         membership::{self, Index},
-        scope::Scope,
+        scope::{Scope, Stage},
         snapshot::{ScopeEntry, Snapshot},
         view::{Change, ComponentSummary, TransitionView},
     },
@@ -111,6 +111,8 @@ pub struct Store {
     evicted: Vec<SessionId>,
     /// Whether scopes begin anew with what is on the server, with the next configuration.
     taken_over: bool,
+    /// Whether another replica serves.
+    stands_by: bool,
     /// By rank, so that what is nested comes first.
     dirty_scopes: BTreeSet<(usize, u32)>,
     scope_deadlines: BTreeSet<(Instant, u32)>,
@@ -137,6 +139,7 @@ impl Store {
             agents_of_pods: HashMap::new(),
             evicted: Vec::new(),
             taken_over: false,
+            stands_by: false,
             dirty_scopes: BTreeSet::new(),
             scope_deadlines: BTreeSet::new(),
             removed: Vec::new(),
@@ -147,7 +150,7 @@ impl Store {
 
     /// Takes in what happened. Never rebuilds a scope: [`Self::publish`] does.
     pub fn apply(&mut self, now: Now, event: Event) -> Answer {
-        if self.starting && now.instant >= self.started + self.config.patience.start {
+        if self.start_ends().is_some_and(|end| now.instant >= end) {
             self.starting = false;
             self.settle_absent(now);
             self.started_up();
@@ -163,6 +166,10 @@ impl Store {
             }
             Event::TakenOver => {
                 self.take_over(now);
+                Answer::Done
+            }
+            Event::StandsBy => {
+                self.stand_by(now);
                 Answer::Done
             }
             Event::Opened(opened) => self.opened(opened, now),
@@ -194,13 +201,27 @@ impl Store {
     /// When [`Event::Tick`] is due, though nothing happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let start = self.starting.then(|| self.started + self.config.patience.start);
+        let start = self.start_ends();
         let scopes = self.scope_deadlines.first().map(|&(deadline, _)| deadline);
         let cluster = self.cluster.as_ref().and_then(Cluster::next_deadline);
         [start, scopes, cluster, self.fleet.next_deadline()]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    fn stage(&self) -> Stage {
+        match (self.stands_by, self.starting) {
+            (true, _) => Stage::StandsBy,
+            (false, true) => Stage::Starting,
+            (false, false) => Stage::Started,
+        }
+    }
+
+    /// When agents that have not come are late; `None` when that has passed, and where none is to come.
+    fn start_ends(&self) -> Option<Instant> {
+        let waits = self.starting && !self.stands_by;
+        waits.then(|| self.started + self.config.patience.start)
     }
 
     fn for_session(&mut self, session: SessionId, event: impl FnOnce(&mut Self, u32) -> Answer) -> Answer {
@@ -232,7 +253,12 @@ impl Store {
 
     fn closed(&mut self, session: SessionId, goodbye: bool, now: Now) -> Answer {
         match self.fleet.close(session, goodbye, now) {
-            Some(_) => Answer::Done,
+            Some(agent) => {
+                if self.stands_by {
+                    self.forget(agent, &Reason::FORGOTTEN, now);
+                }
+                Answer::Done
+            }
             None => Answer::UnknownSession,
         }
     }
@@ -672,9 +698,12 @@ impl Store {
         for mut scope in new {
             if let Some(former) = former.remove(&scope.key)
                 && former.object.metadata.uid == scope.object.metadata.uid
-                && !begins_anew
             {
-                scope.succeed(former);
+                if self.stands_by {
+                    scope.follow(former);
+                } else if !begins_anew {
+                    scope.succeed(former);
+                }
             }
             scopes.insert(scope.key.clone(), scope);
         }

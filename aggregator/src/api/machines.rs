@@ -10,8 +10,13 @@ use {
 const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    let serves = api.replica.serves();
+    api.metrics.serving.set(i64::from(serves));
     let mut text = String::from_utf8(api.metrics.text()).expect("the text format is UTF-8");
-    scopes::write(&api.feed.newest(), &mut text);
+    // Of several replicas one alone, so that a sum over them counts every scope once.
+    if serves {
+        scopes::write(&api.feed.newest(), &mut text);
+    }
     respond(StatusCode::OK, metrics::TEXT, text)
 }
 

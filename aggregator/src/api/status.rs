@@ -2,7 +2,10 @@
 
 use {
     super::{Api, json},
-    crate::site::{problem::Problem, viewer::Viewer},
+    crate::{
+        kubernetes::role::Role,
+        site::{problem::Problem, viewer::Viewer},
+    },
     axum::{Extension, extract::State, response::Response},
     healthscope_core::view::Totals,
     healthscope_service::build,
@@ -34,8 +37,37 @@ pub(crate) struct Status {
     /// Sessions of agents that are open, welcomed or not; for a reader who may not see everything, of agents that they
     /// may see.
     sessions: usize,
+    /// What it is among several.
+    replica: ReplicaStatus,
     /// Its configuration.
     configuration: ConfigurationStatus,
+}
+
+/// What an aggregator is among several.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReplicaStatus {
+    /// Whether it serves: takes agents in and writes statuses. One that stands by shows scopes as the other writes them,
+    /// and knows nothing of agents, probes and transitions.
+    serves: bool,
+    /// Where the one is that serves, for one that stands by and knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+}
+
+impl ReplicaStatus {
+    fn of(role: &Role) -> Self {
+        match role {
+            Role::Owner => Self {
+                serves: true,
+                owner: None,
+            },
+            Role::Standby { owner } => Self {
+                serves: false,
+                owner: owner.as_ref().map(|owner| owner.address.clone()),
+            },
+        }
+    }
 }
 
 /// The configuration in force.
@@ -72,6 +104,7 @@ pub(super) async fn get(
         totals: snapshot.totals,
         last_transition: snapshot.last_transition,
         sessions,
+        replica: ReplicaStatus::of(&api.replica.role.borrow()),
         configuration: ConfigurationStatus {
             revision: loaded.revision,
             problems: problems.take(MAX_PROBLEMS).map(ToString::to_string).collect(),

@@ -78,7 +78,7 @@ pub(super) async fn get(
                 (overview::pages("/ui/agents", &wanted, PAGE, agents.len()))
             }
         }
-        (parts::command("healthscope get agents"))
+        (dashboard.terminal().command("get agents", None))
     };
     let markup = dashboard.lay_out(Page {
         title: title.clone(),

@@ -115,7 +115,7 @@ pub(super) async fn get(
         @if instances.total as usize > INSTANCES {
             p class="more" { "and " (instances.total as usize - INSTANCES) " more instances" }
         }
-        (parts::command(&format!("healthscope probe {name}{}", parts::namespace_flag(namespace))))
+        (dashboard.terminal().command(&format!("probe {name}"), Some(namespace)))
     };
     let transitions: Vec<_> = snapshot
         .transitions
@@ -140,7 +140,7 @@ pub(super) async fn get(
             format!("{name} is {word}: {message}")
         },
         content,
-        aside: Some(rows::changes(&transitions, now)),
+        aside: Some(rows::changes(&transitions, dashboard.terminal(), now)),
     });
     page(StatusCode::OK, markup)
 }

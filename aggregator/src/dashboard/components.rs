@@ -76,7 +76,7 @@ pub(super) async fn get(
                 (overview::pages("/ui/components", &wanted, PAGE, found.len()))
             }
         }
-        (parts::command("healthscope get components"))
+        (dashboard.terminal().command("get components", None))
     };
     let markup = dashboard.lay_out(Page {
         title: title.clone(),

@@ -2,7 +2,7 @@
 
 use {
     super::{Dashboard, assets, parts},
-    crate::{api::Sight, site::viewer::Viewer},
+    crate::{api::Sight, kubernetes::role::Role, site::viewer::Viewer},
     healthscope_core::view::Totals,
     healthscope_crd::v1beta1::Summary,
     healthscope_service::build,
@@ -97,6 +97,7 @@ impl Dashboard {
                             }
                         }
                     }
+                    (self.standby())
                     @if sight.is_all() { (self.problems()) } @else { div id="configuration" data-live {} }
                     p id="lost" class="lost" hidden {
                         strong { "Connection lost. " }
@@ -113,6 +114,24 @@ impl Dashboard {
                     }
                     footer class="bottom" {
                         p { "HealthScope " (build::version()) " · " a href="/openapi.json" { "API" } " · " a href="/metrics" { "Metrics" } }
+                    }
+                }
+            }
+        }
+    }
+
+    /// That another replica serves, for whoever looks for what only that one knows.
+    fn standby(&self) -> Markup {
+        let role = self.api.replica.role.borrow().clone();
+        html! {
+            div id="standby" data-live {
+                @if let Role::Standby { owner } = role {
+                    section class="warning" aria-label="This replica stands by" {
+                        p {
+                            strong { "This replica stands by. " }
+                            "Scopes are shown as the replica that serves has written them; what checks inside of pods found, and the changes, only that one knows"
+                            @if let Some(owner) = owner { ": " code { (parts::visible(&owner.address)) } } "."
+                        }
                     }
                 }
             }

@@ -5,7 +5,7 @@ use {
         Dashboard,
         layout::{self, Page, Place},
         page,
-        parts::{self, count},
+        parts::{self, Terminal, count},
         rows::{self, Depth, Row},
     },
     crate::{
@@ -138,9 +138,9 @@ pub(super) async fn get(
         (verdict.markup(snapshot))
         @if !snapshot.scopes.is_empty() {
             (filters("/", &wanted, "Search scopes and components"))
-            (list(&scopes, &wanted, now))
+            (list(&scopes, &wanted, dashboard.terminal(), now))
         }
-        (parts::command("healthscope get scopes"))
+        (dashboard.terminal().command("get scopes", None))
     };
     let transitions: Vec<_> = snapshot.transitions.iter().rev().take(CHANGES).cloned().collect();
     Ok(page(
@@ -154,7 +154,7 @@ pub(super) async fn get(
             sight: &sight,
             summary: verdict.spoken(),
             content,
-            aside: Some(rows::changes(&transitions, now)),
+            aside: Some(rows::changes(&transitions, dashboard.terminal(), now)),
         }),
     ))
 }
@@ -310,7 +310,7 @@ fn nothing_yet(components: u32) -> Markup {
     }
 }
 
-fn list(scopes: &[&Arc<ScopeEntry>], wanted: &Wanted, now: Timestamp) -> Markup {
+fn list(scopes: &[&Arc<ScopeEntry>], wanted: &Wanted, terminal: Terminal, now: Timestamp) -> Markup {
     let last = scopes.len().div_ceil(PAGE).max(1);
     let start = (wanted.number.min(last) - 1) * PAGE;
     let shown = &scopes[start..scopes.len().min(start + PAGE)];
@@ -332,7 +332,7 @@ fn list(scopes: &[&Arc<ScopeEntry>], wanted: &Wanted, now: Timestamp) -> Markup 
                 @else { "Nothing matches “" (wanted.words) "”. " a href=(Wanted::default().link("/", wanted.problems_only, 1)) { "Clear the search" } }
             }
         }
-        @for entry in troubled { (card(&entry.view, &wanted.words, now)) }
+        @for entry in troubled { (card(&entry.view, &wanted.words, terminal, now)) }
         @if !healthy.is_empty() {
             section class="well" data-key="well" aria-label="Healthy scopes" {
                 h2 { "Healthy" }
@@ -366,7 +366,7 @@ fn scope_name(scope: &ScopeView) -> Markup {
     }
 }
 
-fn card(scope: &ScopeView, words: &str, now: Timestamp) -> Markup {
+fn card(scope: &ScopeView, words: &str, terminal: Terminal, now: Timestamp) -> Markup {
     let (shown, hidden) = members(scope, words);
     let path = parts::scope_path(&scope.namespace, &scope.name);
     let key = format!("{}/{}", scope.namespace, scope.name);
@@ -378,7 +378,7 @@ fn card(scope: &ScopeView, words: &str, now: Timestamp) -> Markup {
                 (rows::table(&format!("Components of {}", scope.name), &key, shown.iter().map(|member| Row::member(member)), DEPTH, now))
             }
             @if hidden > 0 { p class="more" { a href=(path) { "Show " (count(hidden as u64, "more component", "more components")) } } }
-            (parts::command(&format!("healthscope why {}{}", scope.name, parts::namespace_flag(&scope.namespace))))
+            (terminal.command(&format!("why {}", scope.name), Some(&scope.namespace)))
         }
     }
 }

@@ -151,23 +151,39 @@ pub(super) fn output(text: &str, max_bytes: usize) -> Markup {
     }
 }
 
-/// The command that shows the same in a terminal.
-pub(super) fn command(words: &str) -> Markup {
-    html! {
-        p class="command" {
-            span class="prompt" aria-hidden="true" { "$ " }
-            code { (words) }
-            button type="button" class="copy" hidden data-copy=(words) { "Copy" }
-        }
-    }
+/// Whom the command line asks, for the commands that the page names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terminal {
+    /// The aggregator of this machine.
+    Machine,
+    /// The cluster, through kubectl.
+    Cluster,
 }
 
-/// ` -n shop` unless the namespace is the default one.
-pub(super) fn namespace_flag(namespace: &Namespace) -> String {
-    if *namespace == Namespace::default_namespace() {
-        String::new()
-    } else {
-        format!(" -n {namespace}")
+impl Terminal {
+    /// The command that shows the same in a terminal; without a namespace of all of them.
+    pub(super) fn command(self, words: &str, namespace: Option<&Namespace>) -> Markup {
+        let words = self.words(words, namespace);
+        html! {
+            p class="command" {
+                span class="prompt" aria-hidden="true" { "$ " }
+                code { (words) }
+                button type="button" class="copy" hidden data-copy=(words) { "Copy" }
+            }
+        }
+    }
+
+    fn words(self, words: &str, namespace: Option<&Namespace>) -> String {
+        match (self, namespace) {
+            (Self::Machine, None) => format!("healthscope {words}"),
+            (Self::Machine, Some(namespace)) if *namespace == Namespace::default_namespace() => {
+                format!("healthscope {words}")
+            }
+            (Self::Machine, Some(namespace)) => format!("healthscope {words} -n {namespace}"),
+            (Self::Cluster, None) => format!("kubectl healthscope {words} -A"),
+            // The context of whoever reads this may name any namespace.
+            (Self::Cluster, Some(namespace)) => format!("kubectl healthscope {words} -n {namespace}"),
+        }
     }
 }
 

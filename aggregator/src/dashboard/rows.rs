@@ -1,7 +1,7 @@
 //! Components in tables, and changes in lists: what several pages show alike.
 
 use {
-    super::parts,
+    super::parts::{self, Terminal},
     healthscope_core::view::{Change, ComponentSummary, FailingView, MemberView, ProbeView, TransitionView},
     healthscope_shared::health::Health,
     jiff::Timestamp,
@@ -157,7 +157,7 @@ pub(super) fn probe_line(probe: &ProbeView) -> Markup {
 }
 
 /// The latest changes, newest first.
-pub(super) fn changes(transitions: &[Arc<TransitionView>], now: Timestamp) -> Markup {
+pub(super) fn changes(transitions: &[Arc<TransitionView>], terminal: Terminal, now: Timestamp) -> Markup {
     html! {
         h2 { "Latest changes" }
         @if transitions.is_empty() {
@@ -167,7 +167,7 @@ pub(super) fn changes(transitions: &[Arc<TransitionView>], now: Timestamp) -> Ma
                 @for transition in transitions { (change(transition, now)) }
             }
         }
-        (parts::command("healthscope watch"))
+        (terminal.command("watch", None))
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn get(
             (overview::cause(scope))
             (overview::filters(&path, &wanted, "Search components"))
             (components(scope, &wanted, &path, now))
-            (parts::command(&format!("healthscope why {}{}", scope.name, parts::namespace_flag(&scope.namespace))))
+            (dashboard.terminal().command(&format!("why {}", scope.name), Some(&scope.namespace)))
         }
     };
     let transitions: Vec<_> = snapshot
@@ -96,7 +96,7 @@ pub(super) async fn get(
         sight: &sight,
         summary: spoken(scope),
         content,
-        aside: Some(rows::changes(&transitions, now)),
+        aside: Some(rows::changes(&transitions, dashboard.terminal(), now)),
     });
     page(StatusCode::OK, markup)
 }

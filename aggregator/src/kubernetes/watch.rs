@@ -29,7 +29,7 @@ use {
     healthscope_crd::{
         HealthScope, Unreadable,
         effective::EffectiveScope,
-        v1beta1,
+        v1beta1::{self, HealthScopeStatus},
         writer::{Versions, writers},
     },
     healthscope_service::{admin::Condition, tasks::Tasks},
@@ -69,6 +69,8 @@ const WATCH_SECONDS: u32 = 30;
 pub(super) const SILENCE: Duration = Duration::from_secs(40);
 /// Changes of scopes are gathered for so long before everything is placed anew.
 const GATHER: Duration = Duration::from_millis(20);
+/// A replica that stands by gathers what the owner writes for so long.
+const GATHER_STATUS: Duration = Duration::from_secs(1);
 /// How often a kind that is not there, or may not be read, is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Between tries of a list or watch that fails. Short, because nobody sees what happens meanwhile; kube's own grow to a
@@ -112,6 +114,24 @@ impl Found {
         }
     }
 
+    /// What may differ, that of the other being the newer.
+    fn news(&self, other: &Self) -> News {
+        if self.differs(other) {
+            News::Spec
+        } else if self.status() == other.status() {
+            News::Nothing
+        } else {
+            News::Status
+        }
+    }
+
+    fn status(&self) -> Option<&HealthScopeStatus> {
+        match self {
+            Self::Readable(object) => object.status.as_ref(),
+            Self::Unreadable(unreadable) => unreadable.status.as_ref(),
+        }
+    }
+
     /// Whether anything but the status may differ.
     fn differs(&self, other: &Self) -> bool {
         let (a, b) = (self.metadata(), other.metadata());
@@ -122,6 +142,16 @@ impl Found {
         };
         a.uid != b.uid || a.generation != b.generation || !same_spec
     }
+}
+
+/// What an event of the scopes' watch brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Nothing,
+    /// A status was written.
+    Status,
+    /// Scopes came, went or changed.
+    Spec,
 }
 
 /// A task that follows one kind.
@@ -181,6 +211,10 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
     };
     watches.follow_wanted();
     let mut role = watches.ends.role.clone();
+    let mut is_owner = *role.borrow_and_update() == Role::Owner;
+    if !is_owner {
+        watches.stand_by().await;
+    }
     let mut due: Option<Instant> = None;
     loop {
         // All are cancel-safe.
@@ -189,10 +223,14 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             // Without an election any more nothing changes.
             Ok(()) = role.changed() => {
-                let is_owner = *role.borrow_and_update() == Role::Owner;
+                let was_owner = is_owner;
+                is_owner = *role.borrow_and_update() == Role::Owner;
                 if is_owner {
                     due = None;
                     watches.take_over().await;
+                } else if was_owner {
+                    watches.stand_by().await;
+                    due = Some(Instant::now());
                 }
             }
             Some(watched) = settlements.recv() => {
@@ -201,9 +239,14 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
             }
             event = stream.next() => {
                 let Some(event) = event else { return };
-                if watches.scope_event(event, &resource).await {
-                    due.get_or_insert_with(|| Instant::now() + GATHER);
-                }
+                let gather = match watches.scope_event(event, &resource).await {
+                    News::Spec => Some(GATHER),
+                    // Whoever serves has written it.
+                    News::Status if !is_owner => Some(GATHER_STATUS),
+                    News::Status | News::Nothing => None,
+                };
+                let told_at = gather.map(|gather| Instant::now() + gather);
+                due = due.into_iter().chain(told_at).min();
             }
             () = sleep_until(due) => {
                 due = None;
@@ -211,6 +254,10 @@ pub(crate) async fn run(ends: WatchEnds, shutdown: CancellationToken) {
             }
         }
     }
+}
+
+fn spec_if(changed: bool) -> News {
+    if changed { News::Spec } else { News::Nothing }
 }
 
 async fn sleep_until(due: Option<Instant>) {
@@ -221,19 +268,19 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 impl Watches {
-    /// Takes in what the watch of the scopes says; whether the store must be told.
-    async fn scope_event(&mut self, event: Result<Event<Raw>, WatchError>, resource: &ApiResource) -> bool {
+    /// Takes in what the watch of the scopes says.
+    async fn scope_event(&mut self, event: Result<Event<Raw>, WatchError>, resource: &ApiResource) -> News {
         match event {
             Ok(Event::Init) => {
                 self.listing = Some(BTreeSet::new());
-                false
+                News::Nothing
             }
             Ok(Event::InitApply(raw)) => {
                 let key = self.apply_scope(raw, resource).await;
                 if let Some((listing, (key, _))) = self.listing.as_mut().zip(key) {
                     listing.insert(key);
                 }
-                false
+                News::Nothing
             }
             Ok(Event::InitDone) => {
                 if let Some(listing) = self.listing.take() {
@@ -248,21 +295,21 @@ impl Watches {
                     }
                 }
                 self.listed = true;
-                true
+                News::Spec
             }
             Ok(Event::Apply(raw)) => {
                 let applied = self.apply_scope(raw, resource).await;
-                applied.is_some_and(|(_, differs)| differs)
+                applied.map_or(News::Nothing, |(_, news)| news)
             }
             Ok(Event::Delete(raw)) => {
                 let Some(key) = scope_key(&raw.value) else {
-                    return false;
+                    return News::Nothing;
                 };
-                self.remove_scope(&key).await
+                spec_if(self.remove_scope(&key).await)
             }
             Err(error) => {
                 self.ends.metrics.restarts.inc();
-                self.scopes_failed(&error).await
+                spec_if(self.scopes_failed(&error).await)
             }
         }
     }
@@ -303,8 +350,8 @@ impl Watches {
         }
     }
 
-    /// The key of the scope, and whether anything but its status differs from before.
-    async fn apply_scope(&mut self, raw: Raw, resource: &ApiResource) -> Option<(ScopeKey, bool)> {
+    /// The key of the scope, and what differs from before.
+    async fn apply_scope(&mut self, raw: Raw, resource: &ApiResource) -> Option<(ScopeKey, News)> {
         let key = scope_key(&raw.value)?;
         let value = raw.into_value(resource);
         if let Some(observed) = Observed::applied(&value) {
@@ -317,10 +364,11 @@ impl Watches {
                 Found::Unreadable(Arc::new(*unreadable))
             }
         };
-        let differs = self.scopes.get(&key).is_none_or(|former| former.differs(&object));
+        let former = self.scopes.get(&key);
+        let news = former.map_or(News::Spec, |former| former.news(&object));
         // Also when the status alone is new: it is what a replica that takes over begins with.
         self.scopes.insert(key.clone(), object);
-        Some((key, differs))
+        Some((key, news))
     }
 
     async fn remove_scope(&mut self, key: &ScopeKey) -> bool {
@@ -337,6 +385,11 @@ impl Watches {
     async fn observe(&self, observed: Observed) {
         // Nobody listens once shutdown is given.
         let _shutdown = self.ends.observed.send(observed).await;
+    }
+
+    /// Another replica serves, or none yet.
+    async fn stand_by(&mut self) {
+        self.ends.store.send(ToStore::Event(StoreEvent::StandsBy)).await;
     }
 
     /// This replica serves from now on: the store begins anew with what is on the server, and then it may be written.

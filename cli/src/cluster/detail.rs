@@ -9,7 +9,10 @@ use {
     healthscope_service::token::Secret,
     healthscope_shared::{name::Namespace, one_line},
     http::{HeaderValue, Request, Response, header::AUTHORIZATION},
-    k8s_openapi::api::core::v1::{ConfigMap, Pod},
+    k8s_openapi::api::{
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Pod},
+    },
     kube::{
         Api,
         api::{ListParams, Portforwarder},
@@ -29,6 +32,8 @@ const AUTHORITY_CONFIG_MAP: &str = "healthscope-ca";
 const AUTHORITY_KEY: &str = "ca.crt";
 /// The aggregator's Service: its certificate is for `healthscope-aggregator.NAMESPACE.svc`.
 const SERVICE: &str = "healthscope-aggregator";
+/// The Lease that says which replica serves.
+const LEASE: &str = "healthscope-aggregator";
 /// The name of the port in the aggregator's pod that speaks TLS.
 const PORT_NAME: &str = "https";
 /// That port where no port has the name.
@@ -171,14 +176,27 @@ impl Tunnel {
             .answer(api.list(&parameters))
             .await
             .map_err(|error| error.about("list", "pods", &self.namespace))?;
-        pods.items
-            .iter()
-            .filter(|pod| is_ready(pod))
+        let serving = self.serving().await;
+        let is_serving = |pod: &Pod| serving.is_some() && pod.metadata.name == serving;
+        let mut ready: Vec<&Pod> = pods.items.iter().filter(|pod| is_ready(pod)).collect();
+        ready.sort_by_key(|pod| !is_serving(pod));
+        ready
+            .into_iter()
             .find_map(place)
             .ok_or_else(|| DetailError::NoPod {
                 namespace: self.namespace.to_string(),
                 selector: selector.clone(),
             })
+    }
+
+    /// The pod of the replica that serves, as the Lease says. Where that cannot be read any ready one is asked: without
+    /// replicas it is the right one, and one that stands by still answers what it can.
+    async fn serving(&self) -> Option<String> {
+        let api: Api<Lease> = Api::namespaced(self.cluster.client.clone(), self.namespace.as_str());
+        let lease = self.cluster.answer(api.get(LEASE)).await.ok()?;
+        let holder = lease.spec?.holder_identity?;
+        // The pod's name, and what tells its processes apart.
+        holder.rsplit_once('_').map(|(pod, _)| pod.to_owned())
     }
 
     async fn serve(self, listener: TcpListener, first: Forward) {

@@ -3,7 +3,7 @@
 use {
     super::Store,
     crate::{
-        cluster::Look,
+        cluster::{Look, Missing},
         component::Sort,
         event::{AnnouncedInstance, ClusterEvent, Now, PodRef, Refusal, SessionId},
         platform::oam::{self, OamCondition, OamHealth, OamRef, OamScope},
@@ -28,10 +28,21 @@ impl Store {
 
     /// Begins anew, but for agents that are connected already: what is known of the others is of another time.
     pub(super) fn take_over(&mut self, now: Now) {
+        self.stands_by = false;
         self.started = now.instant;
         self.starting = true;
         self.taken_over = true;
         self.fleet.begin_anew(now.instant);
+        for agent in self.fleet.absent() {
+            self.forget(agent, &Reason::FORGOTTEN, now);
+        }
+        self.look_at_everything();
+    }
+
+    /// From now on agents are another replica's, and what was known of them with them.
+    pub(super) fn stand_by(&mut self, now: Now) {
+        self.stands_by = true;
+        self.starting = true;
         for agent in self.fleet.absent() {
             self.forget(agent, &Reason::FORGOTTEN, now);
         }
@@ -82,7 +93,12 @@ impl Store {
             return;
         }
         let platform = cluster.verdict(key);
-        let missing = cluster.missing_agents(key, self.starting, now.instant);
+        // The agents of all pods speak to the replica that serves; here none is missing.
+        let missing = if self.stands_by {
+            Missing::default()
+        } else {
+            cluster.missing_agents(key, self.starting, now.instant)
+        };
         let described = cluster.find(key).map(|object| {
             (
                 object.labels.clone(),

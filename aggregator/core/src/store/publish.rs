@@ -179,10 +179,11 @@ impl Store {
                 }
             });
         }
+        let stage = self.stage();
         let old_words = self.old_words(position);
         let scope = &mut self.scopes[position as usize];
         let former_deadline = scope.deadline.take();
-        let (entry, change) = scope.rebuild(&summaries, &old_words, self.starting, now);
+        let (entry, change) = scope.rebuild(&summaries, &old_words, stage, now);
         if let Some(former) = former_deadline {
             self.scope_deadlines.remove(&(former, position));
         }

@@ -66,8 +66,12 @@ const LIMITS: [(&str, &str, usize); 14] = [
 pub const RULES: &[Rule] = &[
     Rule {
         at: "",
+        // What an old version let through stays writable, or nobody could say in its status what is wrong with it.
         rule: "!has(self.spec) || !has(self.spec.workloadRefs) || !self.spec.workloadRefs.exists(r, r.kind == 'HealthScope' && \
-               r.name == self.metadata.name && (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/')))",
+               r.name == self.metadata.name && (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/'))) || \
+               oldSelf.optMap(o, has(o.spec) && has(o.spec.workloadRefs) && o.spec.workloadRefs.exists(r, \
+               r.kind == 'HealthScope' && r.name == o.metadata.name && \
+               (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/')))).orValue(false)",
         message: "a scope cannot be a member of itself: remove it from workloadRefs",
         field_path: Some(".spec.workloadRefs"),
     },
@@ -184,6 +188,10 @@ pub(super) fn add(schema: &mut Value) {
     } in RULES
     {
         let mut written = json!({"rule": rule, "message": message});
+        if rule.contains("oldSelf") {
+            // Judged of a new object too, which has no former self.
+            written["optionalOldSelf"] = true.into();
+        }
         if let Some(field_path) = field_path {
             written["fieldPath"] = (*field_path).into();
         }

@@ -553,6 +553,37 @@ fn a_scope_whose_spec_was_broken_while_nobody_looked_keeps_its_last_health() {
 }
 
 #[test]
+fn a_replica_that_stands_by_shows_what_the_other_one_writes() {
+    let mut owner = World::cluster(&web());
+    owner.configure(&[("shop", BY_LABEL)], &[]);
+    let (mut agent, _) = owner.pod_agent("web-1-a", "uid-web-1-a");
+    owner.announce(&agent, "x/y: readiness");
+    let said = |owner: &World| {
+        Event::Configured(Configuration {
+            scopes: vec![Arc::new(inherited(owner))],
+            ..Configuration::default()
+        })
+    };
+
+    let mut world = World::cluster(&web());
+    world.apply(Event::StandsBy);
+    for (states, health) in [
+        ("0P", Health::Healthy),
+        ("0F", Health::Unhealthy),
+        ("0P", Health::Healthy),
+    ] {
+        owner.states(&mut agent, states);
+        world.apply(said(&owner));
+        let entry = world.entry("shop");
+        assert_eq!((entry.view.health, entry.settled), (health, false));
+        assert_eq!(entry.status, owner.entry("shop").status);
+        world.wait(60);
+        assert_eq!(world.scope("shop").health, health);
+    }
+    assert_eq!(world.members("shop"), ["web: Healthy Ready"]);
+}
+
+#[test]
 fn a_replica_that_takes_over_says_what_was_said_until_agents_have_come() {
     let mut before = World::cluster(&web());
     before.configure(&[("shop", BY_LABEL)], &[]);
@@ -570,9 +601,10 @@ fn a_replica_that_takes_over_says_what_was_said_until_agents_have_come() {
 
     // It stood by for long, and no agent ever came to it.
     let mut world = World::cluster(&web());
+    world.apply(Event::StandsBy);
     world.apply(configured());
     world.wait(600);
-    assert_eq!(world.members("shop"), ["web: Unknown AgentLost"]);
+    assert_eq!(world.members("shop"), ["web: Healthy Ready"]);
     assert_eq!(world.apply(Event::TakenOver), Answer::Done);
     world.apply(configured());
     let entry = world.entry("shop");
@@ -589,11 +621,12 @@ fn a_replica_that_takes_over_says_what_was_said_until_agents_have_come() {
     ));
 
     // It had served before, and what it knew of agents then is of no use.
+    world.apply(Event::StandsBy);
     world.apply(Event::Closed {
         session: agent.session,
     });
     world.wait(600);
-    assert_eq!(world.members("shop"), ["web: Unknown AgentLost"]);
+    assert_eq!(world.members("shop"), ["web: Healthy Ready"]);
     world.apply(Event::TakenOver);
     world.apply(configured());
     assert!(!world.entry("shop").settled);
