@@ -576,11 +576,11 @@ fn a_replica_that_stands_by_shows_what_the_other_one_writes() {
         world.apply(said(&owner));
         let entry = world.entry("shop");
         assert_eq!((entry.view.health, entry.settled), (health, false));
-        assert_eq!(entry.status, owner.entry("shop").status);
+        assert_eq!(Some(&entry.status), inherited(&owner).status.as_ref());
         world.wait(60);
         assert_eq!(world.scope("shop").health, health);
     }
-    assert_eq!(world.members("shop"), ["web: Healthy Ready"]);
+    assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
 }
 
 #[test]
@@ -604,7 +604,7 @@ fn a_replica_that_takes_over_says_what_was_said_until_agents_have_come() {
     world.apply(Event::StandsBy);
     world.apply(configured());
     world.wait(600);
-    assert_eq!(world.members("shop"), ["web: Healthy Ready"]);
+    assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
     assert_eq!(world.apply(Event::TakenOver), Answer::Done);
     world.apply(configured());
     let entry = world.entry("shop");
@@ -626,7 +626,7 @@ fn a_replica_that_takes_over_says_what_was_said_until_agents_have_come() {
         session: agent.session,
     });
     world.wait(600);
-    assert_eq!(world.members("shop"), ["web: Healthy Ready"]);
+    assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
     world.apply(Event::TakenOver);
     world.apply(configured());
     assert!(!world.entry("shop").settled);
