@@ -62,17 +62,28 @@ const LIMITS: [(&str, &str, usize); 14] = [
     ("spec.maintenance.until", "maxLength", MAX_TIME),
 ];
 
+const NAMES_ITSELF: &str = "a scope cannot be a member of itself: remove it from workloadRefs";
+
 /// Every rule.
 pub const RULES: &[Rule] = &[
     Rule {
         at: "",
-        // What an old version let through stays writable, or nobody could say in its status what is wrong with it.
+        rule: "oldSelf.hasValue() || !has(self.spec) || !has(self.spec.workloadRefs) || \
+               !self.spec.workloadRefs.exists(r, r.kind == 'HealthScope' && r.name == self.metadata.name && \
+               (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/')))",
+        message: NAMES_ITSELF,
+        field_path: Some(".spec.workloadRefs"),
+    },
+    // What an old version let through stays writable, or nobody could say in its status what is wrong with it. Two rules,
+    // because what is behind an optional has no size that an API server knows, and counts as too dear.
+    Rule {
+        at: "",
         rule: "!has(self.spec) || !has(self.spec.workloadRefs) || !self.spec.workloadRefs.exists(r, r.kind == 'HealthScope' && \
                r.name == self.metadata.name && (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/'))) || \
-               oldSelf.optMap(o, has(o.spec) && has(o.spec.workloadRefs) && o.spec.workloadRefs.exists(r, \
-               r.kind == 'HealthScope' && r.name == o.metadata.name && \
-               (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/')))).orValue(false)",
-        message: "a scope cannot be a member of itself: remove it from workloadRefs",
+               has(oldSelf.spec) && has(oldSelf.spec.workloadRefs) && oldSelf.spec.workloadRefs.exists(r, \
+               r.kind == 'HealthScope' && r.name == self.metadata.name && \
+               (!has(r.apiVersion) || r.apiVersion.startsWith('core.oam.dev/')))",
+        message: NAMES_ITSELF,
         field_path: Some(".spec.workloadRefs"),
     },
     Rule {
@@ -188,7 +199,7 @@ pub(super) fn add(schema: &mut Value) {
     } in RULES
     {
         let mut written = json!({"rule": rule, "message": message});
-        if rule.contains("oldSelf") {
+        if rule.contains("oldSelf.hasValue()") {
             // Judged of a new object too, which has no former self.
             written["optionalOldSelf"] = true.into();
         }
