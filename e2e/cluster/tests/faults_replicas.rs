@@ -365,8 +365,10 @@ fn a_rolling_restart_with_clocks_that_disagree_has_one_writer_at_a_time() {
             toggling.join().unwrap()
         ));
     });
-    assert!(holders.values().any(|lead| *lead > 200.0), "{holders:?}");
-    assert!(holders.values().any(|lead| *lead < -200.0), "{holders:?}");
+    // Who comes next is chance; among four of six replicas, two at most have any one clock.
+    let ahead = holders.values().copied().fold(f64::MIN, f64::max);
+    let behind = holders.values().copied().fold(f64::MAX, f64::min);
+    assert!(ahead - behind > 200.0, "{holders:?}");
 
     for (is_ready, health) in [(false, "Unhealthy"), (true, "Healthy")] {
         world.set_ready("roll", "db", is_ready);
