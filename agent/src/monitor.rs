@@ -73,7 +73,7 @@ impl Monitor {
         let reason_changed = self
             .last
             .as_ref()
-            .is_none_or(|last| last.result != outcome.result);
+            .is_none_or(|last| last.result != outcome.result || is_other_news(last, &outcome));
         let success = match &outcome.result {
             RunResult::Success | RunResult::Warning(_) => Some(true),
             RunResult::Failure(_) | RunResult::Error(_) => Some(false),
@@ -155,6 +155,11 @@ impl Monitor {
         self.window = Window::default();
         figures
     }
+}
+
+/// Why nothing is known is said in words that change as time passes, under one reason.
+fn is_other_news(last: &Outcome, outcome: &Outcome) -> bool {
+    matches!(outcome.result, RunResult::Unavailable(_)) && last.message != outcome.message
 }
 
 /// Which probes of one component run: until every startup probe has passed, only those; from then on, only the

@@ -500,3 +500,6 @@ async fn converse(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

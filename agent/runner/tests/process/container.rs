@@ -10,7 +10,7 @@ use {
     rustix::process::{Pid, Signal, kill_process},
     std::{
         fs,
-        io::{Read, Write},
+        io::{self, Read, Write},
         os::unix::net::{UnixListener, UnixStream},
         path::{Path, PathBuf},
         process::{Command, Output},
@@ -151,6 +151,7 @@ impl Agent {
                 return Some(FromRunner::decode(frame).unwrap());
             }
             match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => return None,
                 Ok(count) => self.frames.add(&buffer[..count]),
             }
