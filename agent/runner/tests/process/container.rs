@@ -7,13 +7,17 @@ use {
         RUNNER, SOCKET,
         protocol::{Answer, End, Frames, FromAgent, FromRunner, VERSION},
     },
-    rustix::process::{Pid, Signal, kill_process},
+    rustix::{
+        fs::{FlockOperation, flock},
+        process::{Pid, Signal, kill_process},
+    },
     std::{
         fs,
         io::{self, Read, Write},
         os::unix::net::{UnixListener, UnixStream},
         path::{Path, PathBuf},
         process::{Command, Output},
+        thread,
         time::Duration,
     },
     tempfile::TempDir,
@@ -106,9 +110,14 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        for runner in self.runners() {
-            // It may have ended.
-            let _ = kill_process(runner, Signal::KILL);
+        let directory = fs::File::open(self.path()).unwrap();
+        // One that is just being started holds the lock already.
+        while flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+            for runner in self.runners() {
+                // It may have ended.
+                let _ = kill_process(runner, Signal::KILL);
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }
