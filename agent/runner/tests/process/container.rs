@@ -102,7 +102,10 @@ impl Container {
 
     #[track_caller]
     pub(crate) fn runner(&self) -> Pid {
-        let runners = self.runners();
+        // A process that was executed this moment has no command line yet.
+        let runners = until("a runner", || {
+            Some(self.runners()).filter(|found| !found.is_empty())
+        });
         assert_eq!(runners.len(), 1, "{runners:?}");
         runners[0]
     }
