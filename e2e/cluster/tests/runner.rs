@@ -343,6 +343,18 @@ fn commands_run_inside_the_containers_and_the_pod_never_notices() {
     }
     assert_eq!(world.ready_since(), ready_since);
 
+    // The carriers were never worth an Event. (One that is due while its container is dead is, as any probe is.)
+    let events = cluster
+        .get(&format!("/api/v1/namespaces/{NAMESPACE}/events"))
+        .unwrap();
+    for event in events["items"].as_array().unwrap() {
+        let reason = event["reason"].as_str().unwrap_or_default();
+        assert!(
+            !["Unhealthy", "ProbeWarning", "ProbeError"].contains(&reason),
+            "{event}"
+        );
+    }
+
     // The container gone: noticed at once, before the kubelet says so.
     // A scope that changed a moment ago is written at most once a second, and is not what is measured here.
     thread::sleep(Duration::from_secs(2));
@@ -372,18 +384,6 @@ fn commands_run_inside_the_containers_and_the_pod_never_notices() {
         aggregator.until_health(NAMESPACE, "shop", "Healthy")
     });
     world.one("healthscope-runner serve -c 2 cat");
-
-    // The carriers were never worth an Event.
-    let events = cluster
-        .get(&format!("/api/v1/namespaces/{NAMESPACE}/events"))
-        .unwrap();
-    for event in events["items"].as_array().unwrap() {
-        let reason = event["reason"].as_str().unwrap_or_default();
-        assert!(
-            !["Unhealthy", "ProbeWarning", "ProbeError"].contains(&reason),
-            "{event}"
-        );
-    }
 
     // Told to end, the pod is gone well within its grace.
     let begun = Instant::now();
