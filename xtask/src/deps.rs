@@ -46,7 +46,7 @@ const AGENT: &str = "healthscope-agent";
 const AGGREGATOR: &str = "healthscope-aggregator";
 
 /// Crates and what they must not reach, besides [`IMPURE`] for the pure ones.
-const UNREACHABLE: [(&str, &[&str]); 6] = [
+const UNREACHABLE: [(&str, &[&str]); 7] = [
     (
         "healthscope-shared",
         &[
@@ -76,6 +76,11 @@ const UNREACHABLE: [(&str, &[&str]); 6] = [
             "axum",
             "reqwest",
         ],
+    ),
+    // It lies in the memory of every pod.
+    (
+        "healthscope-runner",
+        &[AGENT, AGGREGATOR, "healthscope-shared", "serde", "tokio"],
     ),
     (
         AGENT,

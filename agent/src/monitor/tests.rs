@@ -52,6 +52,7 @@ fn check((success, failure): (u32, u32), step: Duration, results: &str, expected
                 'F' => RunResult::Failure(Reason::CONNECTION_REFUSED),
                 'R' => RunResult::Failure(Reason::HTTP_STATUS),
                 'E' => RunResult::Error(Reason::CANNOT_EXECUTE),
+                'U' => RunResult::Unavailable(Reason::RUNNER_MISSING),
                 other => panic!("{other}"),
             };
             now += step;
@@ -84,6 +85,20 @@ fn equal_results_are_quiet_and_news_are_told_once() {
     check((1, 3), slow, "SWWS", ">n.n");
     check((1, 2), slow, "SEE", ">n<");
     check((1, 3), slow, "SFE", ">nn");
+}
+
+#[test]
+fn what_could_not_be_asked_leaves_nothing_known_and_counts_for_nothing() {
+    let slow = Duration::from_secs(10);
+    check((1, 3), slow, "SUUS", "><.>");
+    check((1, 1), slow, "FUF", "<<<");
+    check((1, 3), slow, "UUFFF", "n.n.<");
+    check((1, 3), slow, "FFUFFF", "n.nn.<");
+    let (mut monitor, start) = monitor(1, 1);
+    let unavailable = RunResult::Unavailable(Reason::RUNNER_MISSING);
+    monitor.observe(outcome(unavailable), start);
+    assert_eq!((monitor.streak(), monitor.take_figures().runs), (0, 0));
+    assert!(monitor.last().is_some());
 }
 
 #[test]

@@ -51,6 +51,43 @@ fn wrong_command_line_is_usage() {
 }
 
 #[test]
+fn a_component_is_given_itself_or_in_a_file() {
+    let component = r#"{"apiVersion": "healthscope.core.oam.dev/v1beta1", "kind": "Component", "metadata": {"name": "web"},
+        "spec": {"readinessProbe": {"exec": {"command": ["true"], "container": "web"}}}}"#;
+    check_usage(
+        &[
+            "--config",
+            "x",
+            "--component",
+            component,
+            "--aggregator",
+            "ws://localhost:1",
+        ],
+        "cannot be used with",
+    );
+    check_usage(
+        &[
+            "--config",
+            "x",
+            "--aggregator",
+            "ws://localhost:1",
+            "--pod-ip",
+            "10.0.0.1",
+        ],
+        "--runner-dir",
+    );
+    let (code, said) = run(Command::new(BINARY)
+        .env_clear()
+        .env("HEALTHSCOPE_COMPONENT", component)
+        .env("HEALTHSCOPE_AGGREGATOR", "ws://localhost:1"));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("--component:") && said.contains("exec.container: needs check beside it"),
+        "{said}"
+    );
+}
+
+#[test]
 fn environment_says_the_same_as_flags() {
     let (code, said) = run(Command::new(BINARY)
         .env_clear()
