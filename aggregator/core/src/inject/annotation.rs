@@ -30,6 +30,8 @@ const MAX_ANNOTATION_BYTES: usize = 64 * 1024;
 const MAX_PROBES: usize = 100;
 /// Most parser events of an annotation in YAML, about two for each value.
 const MAX_EVENTS: usize = 50_000;
+/// Most names of containers that a message lists.
+const MAX_NAMES: usize = 8;
 /// Most problems of one annotation that are told.
 const MAX_PROBLEMS: usize = 3;
 
@@ -190,13 +192,23 @@ fn selection(
 }
 
 fn no_container(name: &str, known: &[&str]) -> String {
-    let shown: Vec<&str> = known.iter().copied().take(8).collect();
     format!(
         "no container is called {:?}; there {} {}",
         truncate(name, 80),
         if known.len() == 1 { "is" } else { "are" },
-        shown.join(", "),
+        some(known),
     )
+}
+
+/// The first few of many names.
+fn some(names: &[&str]) -> String {
+    let shown: Vec<&str> = names.iter().copied().take(MAX_NAMES).collect();
+    let more = if names.len() > MAX_NAMES {
+        " and others"
+    } else {
+        ""
+    };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn resources(pod: &Value, around: &Surroundings<'_>) -> Result<Option<Resources>, SkipReason> {
@@ -250,7 +262,9 @@ fn probes(pod: &Value) -> Result<Vec<ExtraProbe>, SkipReason> {
 fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
     let one = |problem: String| vec![format!(": {problem}")];
     let known = shape::container_names(pod);
-    let named = value.as_object_mut().and_then(|object| object.remove("container"));
+    let named = value
+        .as_object_mut()
+        .and_then(|object| object.remove("container"));
     let container = match (named, known.as_slice()) {
         (Some(Value::String(name)), known) if known.contains(&name.as_str()) => name,
         (Some(Value::String(name)), known) => {
@@ -260,13 +274,13 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
         (None, [only]) => (*only).to_owned(),
         (None, _) => {
             return Err(vec![format!(
-                ".container: is needed, because the pod has several: {}",
-                no_container("", &known)
+                ".container: is needed, because there are several: {}",
+                some(&known)
             )]);
         }
     };
-    let mut fields: NamedProbeFields =
-        serde_json::from_value(value).map_err(|error| one(healthscope_shared::one_line(&error.to_string(), 200)))?;
+    let mut fields: NamedProbeFields = serde_json::from_value(value)
+        .map_err(|error| one(healthscope_shared::one_line(&error.to_string(), 200)))?;
     let ports = ports(
         shape::list(pod, "containers")
             .iter()
@@ -283,8 +297,14 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
             .push("container and check are written by the injector; say container beside name");
     }
     for (field, host) in [
-        ("httpGet.host", fields.http_get.as_ref().and_then(|http| http.host.as_deref())),
-        ("tcpSocket.host", fields.tcp_socket.as_ref().and_then(|tcp| tcp.host.as_deref())),
+        (
+            "httpGet.host",
+            fields.http_get.as_ref().and_then(|http| http.host.as_deref()),
+        ),
+        (
+            "tcpSocket.host",
+            fields.tcp_socket.as_ref().and_then(|tcp| tcp.host.as_deref()),
+        ),
     ] {
         if host.is_some_and(|host| !is_in_pod(host)) {
             errors
@@ -303,7 +323,9 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
     }
     let resolve = |port: &mut PortRef| {
         if let PortRef::Name(name) = port
-            && let Some(&number) = PortName::new(name.as_str()).ok().and_then(|name| ports.get(&name))
+            && let Some(&number) = PortName::new(name.as_str())
+                .ok()
+                .and_then(|name| ports.get(&name))
         {
             *port = PortRef::Number(number.into());
         }
@@ -322,7 +344,9 @@ pub(super) fn ports(container: &Value) -> BTreeMap<PortName, u16> {
     let mut ports = BTreeMap::new();
     for port in shape::items(&container["ports"]) {
         let name = PortName::new(shape::name(port));
-        let number = port["containerPort"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let number = port["containerPort"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok());
         if let (Ok(name), Some(number)) = (name, number.filter(|port| *port > 0)) {
             ports.entry(name).or_insert(number);
         }
@@ -348,7 +372,10 @@ fn yaml(text: &str) -> Result<Value, String> {
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let error = error.without_snippet().to_string();
-        format!("is neither YAML nor JSON: {}", healthscope_shared::one_line(&error, 200))
+        format!(
+            "is neither YAML nor JSON: {}",
+            healthscope_shared::one_line(&error, 200)
+        )
     })
 }
 

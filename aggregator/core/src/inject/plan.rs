@@ -94,24 +94,39 @@ pub(super) fn plan(pod: &Value, settings: &Settings, options: &Options) -> Resul
         let mut candidates = candidates(container, settings, &mut plan.notes);
         commands(index, container, &mut candidates, settings, options, &mut plan)?;
         let name = shape::name(container);
-        found.extend(candidates.into_iter().map(|candidate| (name.to_owned(), candidate)));
+        found.extend(
+            candidates
+                .into_iter()
+                .map(|candidate| (name.to_owned(), candidate)),
+        );
     }
     plan.probes = named(found)?;
     if plan.probes.is_empty() {
-        return Err(SkipReason::NothingToCheck { hint: hint(&plan.notes) });
+        return Err(SkipReason::NothingToCheck {
+            hint: hint(pod, &plan.notes),
+        });
     }
     Ok(plan)
 }
 
 /// What would give a pod without checks something to check.
-fn hint(notes: &[Note]) -> String {
-    match notes.first() {
+fn hint(pod: &Value, notes: &[Note]) -> String {
+    let is_actionable = |note: &&Note| note.reason == NoteReason::Unsupported;
+    let has_probes = shape::list(pod, "containers")
+        .iter()
+        .any(|container| SLOTS.iter().any(|(slot, _)| !container[*slot].is_null()));
+    match notes.iter().find(is_actionable).or(notes.first()) {
+        Some(note) if notes.len() == 1 => note.to_string(),
+        Some(note) => format!("{note} (and {} more)", notes.len() - 1),
+        None if has_probes => format!(
+            "the annotations {} and {} leave out all probes that the containers have",
+            key::MIRROR,
+            key::EXEC
+        ),
         None => format!(
             "no container has a probe; give one a readinessProbe, or add checks with the annotation {}",
             key::PROBES
         ),
-        Some(note) if notes.len() == 1 => note.to_string(),
-        Some(note) => format!("{note} (and {} more)", notes.len() - 1),
     }
 }
 
@@ -138,7 +153,10 @@ fn candidates(container: &Value, settings: &Settings, notes: &mut Vec<Note>) -> 
     let extra = settings.probes.iter().filter(|probe| probe.container == name);
     for ExtraProbe { container, fields } in extra {
         if fields.exec.is_some() && !settings.exec.has(container) {
-            let message = format!("the annotation {} leaves the commands of this container out", key::EXEC);
+            let message = format!(
+                "the annotation {} leaves the commands of this container out",
+                key::EXEC
+            );
             notes.push(Note::new(name, &fields.name, NoteReason::TurnedOff, message));
             continue;
         }
@@ -264,7 +282,10 @@ fn way(container: &Value, settings: &Settings) -> Result<Way, String> {
     };
     let kind = "its liveness probe is no command, so nothing starts the runner that would run this one";
     Err(if hook_is_ours_to_use {
-        format!("{kind}; the annotation {} allows a postStart hook for that", add(key::POST_START, &settings.post_start))
+        format!(
+            "{kind}; the annotation {} allows a postStart hook for that",
+            add(key::POST_START, &settings.post_start)
+        )
     } else if is_command("readinessProbe") {
         format!(
             "{kind}, and its postStart hook is no command either; the annotation {} lets its readiness probe start it",
@@ -282,7 +303,10 @@ fn check_mounts(container: &Value) -> Result<(), SkipReason> {
         .filter_map(|mount| mount["mountPath"].as_str())
         .find(|path| {
             let path = path.trim_end_matches('/');
-            path == DIRECTORY || path.strip_prefix(DIRECTORY).is_some_and(|rest| rest.starts_with('/'))
+            path == DIRECTORY
+                || path
+                    .strip_prefix(DIRECTORY)
+                    .is_some_and(|rest| rest.starts_with('/'))
         });
     match clash {
         Some(path) => Err(SkipReason::MountPathClash {
@@ -298,7 +322,12 @@ fn variables(container: &Value) -> BTreeMap<&str, &str> {
     shape::items(&container["env"])
         .iter()
         .filter(|variable| variable["valueFrom"].is_null())
-        .map(|variable| (shape::name(variable), variable["value"].as_str().unwrap_or_default()))
+        .map(|variable| {
+            (
+                shape::name(variable),
+                variable["value"].as_str().unwrap_or_default(),
+            )
+        })
         .collect()
 }
 
@@ -309,25 +338,31 @@ fn mirrored(
     ports: &BTreeMap<PortName, u16>,
 ) -> Result<NamedProbeFields, (NoteReason, String)> {
     let unusable = |message: String| (NoteReason::NotUsable, message);
-    let number = |field: &str| match &probe[field] {
+    // Defaults are left out, so that it makes no difference whether the API server has filled them in yet.
+    let number = |field: &str, default: i32| match &probe[field] {
         Value::Null => Ok(None),
         value => value
             .as_i64()
             .and_then(|number| i32::try_from(number).ok())
-            .map(Some)
+            .map(|number| Some(number).filter(|number| ![0, default].contains(number)))
             .ok_or_else(|| unusable(format!("{field} is not a number that fits"))),
     };
     let mut fields = NamedProbeFields {
         name: kind.as_str().to_owned(),
         kind: Some(kind),
-        initial_delay_seconds: number("initialDelaySeconds")?,
-        period_seconds: number("periodSeconds")?,
-        timeout_seconds: number("timeoutSeconds")?,
-        success_threshold: number("successThreshold")?,
-        failure_threshold: number("failureThreshold")?,
+        initial_delay_seconds: number("initialDelaySeconds", 0)?,
+        period_seconds: number("periodSeconds", 10)?,
+        timeout_seconds: number("timeoutSeconds", 1)?,
+        success_threshold: number("successThreshold", 1)?,
+        failure_threshold: number("failureThreshold", 3)?,
         ..NamedProbeFields::default()
     };
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .map(ToOwned::to_owned)
+    };
     let own_host = |host: &Value| match text(host) {
         None => Ok(()),
         Some(host) => Err((
@@ -360,7 +395,7 @@ fn mirrored(
             value: header["value"].as_str().unwrap_or_default().to_owned(),
         };
         fields.http_get = Some(HttpGetFields {
-            path: text(field("path")),
+            path: text(field("path")).filter(|path| path != "/"),
             port: port(field("port"), ports)?,
             scheme,
             http_headers: shape::items(field("httpHeaders")).iter().map(header).collect(),
@@ -373,7 +408,10 @@ fn mirrored(
             host: None,
         });
     } else if let Some(grpc) = probe["grpc"].as_object() {
-        let port = grpc.get("port").and_then(Value::as_i64).and_then(|port| i32::try_from(port).ok());
+        let port = grpc
+            .get("port")
+            .and_then(Value::as_i64)
+            .and_then(|port| i32::try_from(port).ok());
         fields.grpc = Some(GrpcFields {
             port: port.ok_or_else(|| unusable("its port is no number".to_owned()))?,
             service: grpc.get("service").and_then(text),
@@ -405,8 +443,13 @@ fn port(port: &Value, names: &BTreeMap<PortName, u16>) -> Result<PortRef, (NoteR
         _ => None,
     };
     number.map(PortRef::Number).ok_or_else(|| {
-        let shown = port.as_str().map_or_else(|| port.to_string(), |name| format!("{name:?}"));
-        let message = format!("the container has no port called {}", healthscope_shared::truncate(&shown, 80));
+        let shown = port
+            .as_str()
+            .map_or_else(|| port.to_string(), |name| format!("{name:?}"));
+        let message = format!(
+            "the container has no port called {}",
+            healthscope_shared::truncate(&shown, 80)
+        );
         (NoteReason::PortNotFound, message)
     })
 }
@@ -502,7 +545,8 @@ impl Target {
             }
             Way::PostStart => {
                 let lifecycle = shape::object_mut(container, "lifecycle");
-                let own = shape::words(&lifecycle.get("postStart").unwrap_or(&Value::Null)["exec"]["command"]);
+                let own =
+                    shape::words(&lifecycle.get("postStart").unwrap_or(&Value::Null)["exec"]["command"]);
                 let line = command::write(Verb::Start, commands, own.as_deref());
                 let hook = shape::object_mut(lifecycle, "postStart");
                 let exec: &mut Map<String, Value> = shape::object_mut(hook, "exec");
