@@ -33,10 +33,10 @@ pub(crate) struct Case {
     quotas: Vec<ResourceQuota>,
 }
 
+/// Found from both crates that read it, which lie equally deep.
 fn folder() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "inject", "corpus"]
-        .iter()
-        .collect()
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.join("aggregator/core/tests/inject/corpus")
 }
 
 impl Case {
@@ -85,6 +85,13 @@ impl Case {
             }
         }
         case
+    }
+
+    /// The LimitRanges and ResourceQuotas around it, as objects.
+    pub(crate) fn limits(&self) -> Vec<Value> {
+        let ranges = self.limit_ranges.iter().map(|range| json!(range));
+        let quotas = self.quotas.iter().map(|quota| json!(quota));
+        ranges.chain(quotas).collect()
     }
 
     /// The file that is kept beside it.
@@ -136,11 +143,9 @@ pub(crate) fn without_empty(pod: &Value) -> Value {
             clean(container, &["volumeMounts", "lifecycle", "livenessProbe"]);
         }
     }
-    if pod["metadata"].is_null() {
-        pod["metadata"] = json!({});
+    if let Some(metadata) = pod.get_mut("metadata") {
+        clean(metadata, &["annotations"]);
     }
-    clean(&mut pod["metadata"], &["annotations"]);
-    clean(&mut pod["spec"], &["initContainers"]);
     clean(&mut pod, &["metadata"]);
     pod
 }

@@ -54,6 +54,8 @@ fn the_corpus_is_injected_as_it_is_kept() {
 fn the_corpus_is_large_and_shows_most_reasons() {
     let cases = Case::all();
     assert!(cases.len() >= 60, "{}", cases.len());
+    let with_limits = cases.iter().filter(|case| !case.limits().is_empty()).count();
+    assert!(with_limits >= 8, "{with_limits}");
     let shown: BTreeSet<&str> = cases
         .iter()
         .filter_map(|case| match case.inject() {
