@@ -8,9 +8,12 @@ use {
         api::{ApiResource, DynamicObject, WatchEvent, WatchParams},
     },
     serde_json::Value,
-    std::time::Instant,
-    tokio::task::JoinHandle,
+    std::time::{Duration, Instant},
+    tokio::{task::JoinHandle, time},
 };
+
+/// After an error, so that an API server that has ended is not asked without end.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A status as a watcher saw it.
 pub(crate) struct Seen {
@@ -76,6 +79,7 @@ impl Watcher {
                 // One that ends is taken up where it ended.
                 if follow(&api, &mut version, &mut tell).await.is_err() {
                     version = "0".to_owned();
+                    time::sleep(AGAIN).await;
                 }
             }
         });

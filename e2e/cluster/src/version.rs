@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 /// Says against which version tests run that need no other.
-pub const VARIABLE: &str = "HEALTHSCOPE_E2E_KUBERNETES";
+const VARIABLE: &str = "HEALTHSCOPE_E2E_KUBERNETES";
 
 /// A minor version of Kubernetes; the patch release is in its `go.mod` below `e2e/cluster/go`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,7 @@
 
 use {
     anyhow::{Context, ensure},
-    healthscope_e2e_cluster::{Audit, Cluster, Options, timed},
+    healthscope_e2e_cluster::{Audit, Cluster, Options, tell, timed},
     rustls::{
         ClientConfig, ClientConnection, RootCertStore, StreamOwned,
         crypto::ring,
@@ -530,7 +530,7 @@ impl Drop for Running {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(15)..].join("\n");
-            eprintln!("the end of {}:\n{tail}", self.log.display());
+            tell(&format!("the end of {}:\n{tail}", self.log.display()));
         }
     }
 }
