@@ -359,7 +359,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result
     Ok(begun.elapsed())
 }
 
-async fn client(kubeconfig: &Path) -> Result<Client> {
+pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)

@@ -14,6 +14,7 @@ mod kubernetes;
 mod latency;
 mod lateness;
 mod process;
+mod readiness;
 mod report;
 mod rss;
 mod status;
@@ -42,6 +43,8 @@ enum Mode {
     Latency(latency::LatencyArgs),
     /// From an outcome in the agent to the status on a real API server, beside a bare write.
     Status(status::StatusArgs),
+    /// From a fault to the pod's condition by the kubelet's readiness probe, on a real node.
+    Readiness(readiness::ReadinessArgs),
     /// How often statuses are written: per change, in quiet, over restarts and reconnects.
     Writes(writes::WritesArgs),
     /// A thousand scopes of a real API server under change, restart and failover.
@@ -52,6 +55,9 @@ enum Mode {
     /// Not a bench: what `checks` and `lateness` check.
     #[command(hide = true)]
     CheckTarget { http: SocketAddr, tcp: SocketAddr },
+    /// Not a bench: what the kubelet asks in `readiness`.
+    #[command(hide = true)]
+    ReadinessTarget(readiness::TargetArgs),
     /// Not a bench: one way of checking.
     #[command(hide = true)]
     CheckWorker(checks::WorkerArgs),
@@ -79,6 +85,8 @@ fn main() -> Result<()> {
         Mode::Storm(args) => runtime.block_on(fleet::storm(args)),
         Mode::Latency(args) => runtime.block_on(latency::latency(args)),
         Mode::Status(args) => runtime.block_on(status::status(args)),
+        Mode::Readiness(args) => runtime.block_on(readiness::readiness(args)),
+        Mode::ReadinessTarget(args) => readiness::serve_target(&args),
         Mode::Writes(args) => runtime.block_on(writes::writes(args)),
         Mode::Controller(args) => runtime.block_on(controller::controller(args)),
         // One thread, like the work that it is the floor of.

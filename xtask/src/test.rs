@@ -27,7 +27,31 @@ const DEFAULT_SEEDS: u32 = 1000;
 const SEEDS_VARIABLE: &str = "HEALTHSCOPE_SEEDS";
 
 /// Variables that change what our programs do and must not leak from the developer's shell into a test.
-const UNSET: [&str; 3] = ["HEALTHSCOPE_SERVER", "HEALTHSCOPE_LOG", "NO_COLOR"];
+const UNSET: [&str; 4] = [
+    "HEALTHSCOPE_SERVER",
+    "HEALTHSCOPE_LOG",
+    "NO_COLOR",
+    KUBERNETES_VARIABLE,
+];
+
+/// Says to the tests with a cluster against which Kubernetes they run.
+const KUBERNETES_VARIABLE: &str = "HEALTHSCOPE_E2E_KUBERNETES";
+
+/// The oldest one that we promise to work with.
+const OLDEST_KUBERNETES: &str = "1.34";
+
+/// The tests with a cluster that need nothing of it but an API server, and start whichever they are told to.
+const API_SERVER_TESTS: [&str; 9] = [
+    "cli",
+    "faults_api_server",
+    "faults_objects",
+    "faults_replicas",
+    "faults_tokens",
+    "identity",
+    "lease",
+    "rbac",
+    "readers",
+];
 
 /// The package with the tests of real processes and of the page.
 const END_TO_END: &str = "healthscope-e2e";
@@ -59,6 +83,8 @@ enum Suite {
     Browser,
     /// A real Kubernetes, control plane and node, built and started by the project itself.
     Cluster,
+    /// Those of its tests that need an API server alone, with the oldest Kubernetes.
+    Oldest,
 }
 
 impl fmt::Display for Suite {
@@ -70,6 +96,7 @@ impl fmt::Display for Suite {
             Self::Process => "process",
             Self::Browser => "browser",
             Self::Cluster => "cluster",
+            Self::Oldest => "oldest",
         })
     }
 }
@@ -82,11 +109,27 @@ impl Suite {
                 package: "chromium",
             }],
             // Certificates are made as the documentation says.
-            Self::Unit | Self::Cluster => &[Prerequisite {
+            Self::Unit | Self::Cluster | Self::Oldest => &[Prerequisite {
                 program: "openssl",
                 package: "openssl",
             }],
             Self::Doc | Self::Simulation | Self::Process => &[],
+        }
+    }
+
+    fn has_cluster(self) -> bool {
+        matches!(self, Self::Cluster | Self::Oldest)
+    }
+
+    /// Whether an integration test's file is run in it.
+    fn runs(self, file: &TestFile) -> bool {
+        match self {
+            Self::Oldest => {
+                file.package == cluster::PACKAGE && API_SERVER_TESTS.contains(&file.target.as_str())
+            }
+            Self::Unit | Self::Doc | Self::Simulation | Self::Process | Self::Browser | Self::Cluster => {
+                file.suite() == self
+            }
         }
     }
 
@@ -148,7 +191,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         .copied()
         .collect();
     prerequisite::install(&wanted)?;
-    if chosen.contains(&Suite::Cluster) {
+    if chosen.iter().any(|suite| suite.has_cluster()) {
         cluster::prepare()?;
     }
 
@@ -168,7 +211,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             time: begun.elapsed(),
         });
     }
-    if finished.iter().any(|finished| finished.suite == Suite::Cluster) {
+    if finished.iter().any(|finished| finished.suite.has_cluster()) {
         cluster::sweep()?;
     }
     Ok(report(&finished, steps.started.elapsed()))
@@ -244,14 +287,25 @@ fn run_suite(
 ) -> anyhow::Result<(Counts, Result<(), String>)> {
     let mut targets: Vec<&str> = files
         .iter()
-        .filter(|file| file.suite() == suite)
+        .filter(|file| suite.runs(file))
         .map(|file| file.target.as_str())
         .collect();
     targets.sort_unstable();
     targets.dedup();
     let mut command = run::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
+    for name in UNSET {
+        command.env_remove(name);
+    }
     match suite {
+        Suite::Oldest => {
+            if let Some(gone) = API_SERVER_TESTS.iter().find(|name| !targets.contains(name)) {
+                bail!(
+                    "there is no test file {gone} with a cluster any more; mend the list in xtask/src/test.rs"
+                );
+            }
+            command.env(KUBERNETES_VARIABLE, OLDEST_KUBERNETES);
+        }
         Suite::Unit => {
             command.args(["--lib", "--bins", "--examples"]);
         }
@@ -270,9 +324,6 @@ fn run_suite(
         .arg("--")
         .args(rest)
         .env(SEEDS_VARIABLE, seeds.to_string());
-    for name in UNSET {
-        command.env_remove(name);
-    }
     let (mut counts, succeeded) = run_tests(&mut command)?;
     let verdict = judge(suite, &mut counts, succeeded, rest);
     Ok((counts, verdict))

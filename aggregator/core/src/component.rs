@@ -85,6 +85,8 @@ pub(crate) struct Component {
     /// Sorted.
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) counts: InstanceCounts,
+    /// Instances of which nothing is known yet; among the unknown ones.
+    starting: u32,
     pub(crate) sick: BTreeSet<Sick>,
     /// Probes with the flapping flag.
     pub(crate) flapping: u32,
@@ -121,6 +123,7 @@ impl Component {
             scopes: Vec::new(),
             instances: Vec::new(),
             counts: InstanceCounts::default(),
+            starting: 0,
             sick: BTreeSet::new(),
             flapping: 0,
             health: Health::Unknown,
@@ -144,10 +147,22 @@ impl Component {
     }
 
     /// Its instances, with those of which only the platform knows that they should be there.
-    pub(crate) const fn counted(&self) -> InstanceCounts {
+    ///
+    /// A pod that has just come does not count before its agent has found something, while others do the work and the
+    /// platform is content with them: a rollout makes nothing worse.
+    pub(crate) fn counted(&self) -> InstanceCounts {
+        let is_well = self
+            .platform
+            .as_ref()
+            .is_some_and(|platform| platform.health == Health::Healthy);
+        let left_out = if is_well && self.counts.total > self.starting {
+            self.starting
+        } else {
+            0
+        };
         InstanceCounts {
-            total: self.counts.total + self.missing.count,
-            unknown: self.counts.unknown + self.missing.count,
+            total: self.counts.total + self.missing.count - left_out,
+            unknown: self.counts.unknown + self.missing.count - left_out,
             ..self.counts
         }
     }
@@ -257,6 +272,9 @@ impl Component {
             Health::Unknown => &mut counts.unknown,
         };
         *counter = counter.saturating_add_signed(by);
+        if shown.is_starting() {
+            self.starting = self.starting.saturating_add_signed(by);
+        }
         if shown.health() != Health::Healthy {
             let sick = Sick {
                 rank: shown.rank(),

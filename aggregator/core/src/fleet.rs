@@ -71,6 +71,11 @@ impl Shown {
         }
     }
 
+    /// Whether nothing has been found yet.
+    pub(crate) const fn is_starting(self) -> bool {
+        matches!(self, Self::Probes(Cause::NotStarted(_) | Cause::Pending(_)))
+    }
+
     /// The order in which instances are named; lower is worse.
     pub(crate) const fn rank(self) -> u8 {
         match self {

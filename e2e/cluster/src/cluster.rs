@@ -79,11 +79,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// etcd and an API server.
+    /// etcd and an API server of the version that this run is about.
     #[must_use]
     pub fn control_plane() -> Self {
         Self {
-            version: Version::NEWEST,
+            version: Version::of_this_run(),
             node: false,
             controller_manager: false,
             own_network: false,
@@ -99,6 +99,7 @@ impl Options {
     #[must_use]
     pub fn node() -> Self {
         Self {
+            version: Version::NEWEST,
             node: true,
             controller_manager: true,
             own_network: true,

@@ -2,6 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
+/// Says against which version tests run that need no other.
+pub const VARIABLE: &str = "HEALTHSCOPE_E2E_KUBERNETES";
+
 /// A minor version of Kubernetes; the patch release is in its `go.mod` below `e2e/cluster/go`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -18,6 +21,18 @@ impl Version {
 
     /// The only version of which a node is built, and whose kubectl is used for all of them.
     pub const NEWEST: Self = Self::V1_36;
+
+    /// The one that [`VARIABLE`] asks for, so that the same tests run against each; the newest when it does not.
+    ///
+    /// # Panics
+    /// When it asks for one that there is not.
+    #[must_use]
+    pub fn of_this_run() -> Self {
+        match std::env::var(VARIABLE) {
+            Ok(text) => text.parse().unwrap_or_else(|error| panic!("{VARIABLE}: {error}")),
+            Err(_) => Self::NEWEST,
+        }
+    }
 
     pub(crate) fn module(self) -> &'static str {
         match self {

@@ -515,6 +515,30 @@ fn after_a_restart_an_unhealthy_scope_does_not_forget_what_its_other_members_wer
 }
 
 #[test]
+fn a_pod_that_has_just_come_makes_nothing_worse_before_its_agent_has_found_something() {
+    let mut objects = web().to_vec();
+    objects.push(owned(
+        pod("web-1-b", json!({}), false),
+        "apps/v1",
+        "ReplicaSet",
+        "web-1",
+    ));
+    let mut world = World::cluster(&objects);
+    world.configure(&[("shop", BY_LABEL)], &[]);
+    let (mut old, _) = world.pod_agent("web-1-a", "uid-web-1-a");
+    world.announce(&old, "x/y: readiness");
+    world.states(&mut old, "0P");
+    let (mut new, _) = world.pod_agent("web-1-b", "uid-web-1-b");
+    world.announce(&new, "x/y: readiness");
+    assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
+    // What it finds counts, and so does that it is alone.
+    world.states(&mut new, "0F");
+    assert_eq!(world.scope("shop").health, Health::Degraded);
+    world.states(&mut new, "0P");
+    assert_eq!(world.scope("shop").health, Health::Healthy);
+}
+
+#[test]
 fn a_scope_that_was_made_anew_inherits_nothing() {
     let mut world = World::cluster(&[workload("Deployment", "web", json!({"app": "shop"}), 1, 0)]);
     let mut object = scope_object("shop", BY_LABEL);
