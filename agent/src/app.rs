@@ -8,7 +8,7 @@ use {
         engine::{AnnouncedComponent, Command, Engine, EngineConfig, counters::Counters},
         local::{Bound, Local},
         metrics::Metrics,
-        prober::{ProberConfig, Probers},
+        prober::{ProberConfig, Probers, Runners},
         schedule::Limits,
         uplink::{
             self, Ports, Uplink,
@@ -24,15 +24,17 @@ use {
     },
     healthscope_shared::{
         config::Component,
-        name::{AgentName, InstanceName},
+        name::{AgentName, ContainerName, InstanceName},
     },
     status::{AgentView, Sources},
     std::{
-        net::SocketAddr,
+        net::{IpAddr, SocketAddr},
+        path::PathBuf,
         sync::Arc,
         time::{Duration, Instant, SystemTime},
     },
     tokio::sync::{mpsc, oneshot, watch},
+    tokio_util::sync::CancellationToken,
 };
 
 mod feed;
@@ -49,6 +51,10 @@ const INPUTS: usize = 32;
 /// What the uplink asks for: as much as a session may have asked for, and summaries.
 const REQUESTS: usize = 16;
 
+/// Runners that have come or gone and that the engine has not heard of. Full when it does not get to run; then the
+/// connection's task waits.
+const CONTAINER_CHANGES: usize = 16;
+
 /// Everything an agent needs to know.
 #[derive(Debug)]
 pub struct Config {
@@ -62,6 +68,17 @@ pub struct Config {
     pub local: Local,
     /// Most runs of probes at once.
     pub limits: Limits,
+    /// What it is given in a pod.
+    pub pod: Option<Pod>,
+}
+
+/// What an agent is given in a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Where runners are listened for: `CONTAINER/agent.sock` in it.
+    pub runner_dir: PathBuf,
+    /// The pod's addresses: the only ones beside loopback that network probes may go to.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Why an agent ended other than as it was told.
@@ -110,6 +127,7 @@ impl App {
             uplink,
             local: _,
             limits,
+            pod,
         } = config;
         let tasks = Tasks::new(shutdown);
         let readiness = Readiness::new();
@@ -125,7 +143,24 @@ impl App {
             limits,
             salt: hash(agent.as_str()),
         };
-        let probers = Probers::new(ProberConfig::default());
+        let (confined_to, runner_dir) = match pod {
+            Some(Pod {
+                runner_dir,
+                addresses,
+            }) => (Some(addresses), Some(runner_dir)),
+            None => (None, None),
+        };
+        let (container_changes, changed_containers) = mpsc::channel(CONTAINER_CHANGES);
+        let (runners, runner_listeners) = match runner_dir {
+            Some(directory) => Runners::new(&directory, &components.borrow(), &container_changes),
+            None => Default::default(),
+        };
+        drop(container_changes);
+        let probers = Probers::new(ProberConfig {
+            confined_to,
+            runners,
+            ..ProberConfig::default()
+        });
         let engine = Engine::new(engine_config, probers, Arc::clone(&counters));
         let ports = Ports {
             inputs: uplink_inputs,
@@ -151,6 +186,7 @@ impl App {
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0.0, |since| since.as_secs_f64()),
         };
+        let recheck_commands = commands.clone();
         let status = Arc::new(StatusPage {
             agent,
             started: Instant::now(),
@@ -165,6 +201,13 @@ impl App {
         local.serve(&admin, &tasks);
 
         let token = tasks.shutdown().token();
+        for listener in runner_listeners {
+            tasks.essential("runner", listener.run(token.clone()));
+        }
+        tasks.essential(
+            "recheck",
+            recheck(changed_containers, recheck_commands, token.clone()),
+        );
         tasks.essential(
             "engine",
             engine.run(engine_commands, engine_events, token.clone()),
@@ -173,6 +216,29 @@ impl App {
         tasks.essential("uplink", uplink.run(token));
         tasks.join(END_DEADLINE).await?;
         Ok(())
+    }
+}
+
+/// Has everything looked at again when a runner comes or goes, until `shutdown` or the engine's end.
+async fn recheck(
+    mut changed: mpsc::Receiver<ContainerName>,
+    commands: mpsc::Sender<Command>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        // Cancel-safe: a token and a queue.
+        let container = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            container = changed.recv() => container,
+        };
+        let Some(container) = container else {
+            // There are no runners here.
+            return shutdown.cancelled().await;
+        };
+        if commands.send(Command::Recheck(container)).await.is_err() {
+            return shutdown.cancelled().await;
+        }
     }
 }
 

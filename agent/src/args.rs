@@ -5,7 +5,11 @@ use {
     clap::Parser,
     healthscope_service::telemetry::LogFormat,
     healthscope_shared::name::AgentName,
-    std::{net::SocketAddr, path::PathBuf, sync::LazyLock},
+    std::{
+        net::{IpAddr, SocketAddr},
+        path::PathBuf,
+        sync::LazyLock,
+    },
 };
 
 /// With the commit, where it is known.
@@ -19,8 +23,18 @@ static VERSION: LazyLock<String> = LazyLock::new(healthscope_service::build::ver
 #[command(name = "healthscope-agent", version = VERSION.as_str())]
 pub struct Args {
     /// A file with Components, or a directory of such files (*.yaml, *.yml, *.json). Changes are taken up at once.
-    #[arg(long, value_name = "FILE_OR_DIR", env = "HEALTHSCOPE_CONFIG")]
-    pub config: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE_OR_DIR",
+        env = "HEALTHSCOPE_CONFIG",
+        required_unless_present = "component",
+        conflicts_with = "component"
+    )]
+    pub config: Option<PathBuf>,
+
+    /// Instead of a file: one Component itself, as JSON. The injector writes it into the pod.
+    #[arg(long, value_name = "JSON", env = "HEALTHSCOPE_COMPONENT")]
+    pub component: Option<String>,
 
     /// The aggregator, as wss://HOST:PORT; ws:// only on this machine.
     #[arg(long, value_name = "URL", env = "HEALTHSCOPE_AGGREGATOR")]
@@ -30,7 +44,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE", env = "HEALTHSCOPE_CA")]
     pub ca: Option<PathBuf>,
 
-    /// Keep the certificates that the aggregator sends in this file, and trust those in it rather than those of --ca.
+    /// Instead of --ca: the certificates themselves.
+    #[arg(long, value_name = "PEM", env = "HEALTHSCOPE_CA_PEM", conflicts_with = "ca")]
+    pub ca_pem: Option<String>,
+
+    /// Keep the certificates that the aggregator sends in this file, and trust those in it rather than those of --ca
+    /// and --ca-pem.
     #[arg(long, value_name = "FILE", env = "HEALTHSCOPE_CA_STORE")]
     pub ca_store: Option<PathBuf>,
 
@@ -54,6 +73,21 @@ pub struct Args {
     /// Also answer there by TCP. Nobody is asked for a token.
     #[arg(long, value_name = "ADDRESS:PORT", env = "HEALTHSCOPE_AGENT_LISTEN")]
     pub listen: Option<SocketAddr>,
+
+    /// In a pod: the directory in which runners are listened for, at CONTAINER/agent.sock. Commands with a container are run
+    /// by its runner, and network checks reach only loopback and --pod-ip.
+    #[arg(long, value_name = "DIR", env = "HEALTHSCOPE_RUNNER_DIR")]
+    pub runner_dir: Option<PathBuf>,
+
+    /// In a pod: its addresses, separated by commas.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "HEALTHSCOPE_POD_IP",
+        value_delimiter = ',',
+        requires = "runner_dir"
+    )]
+    pub pod_ip: Vec<IpAddr>,
 
     /// Allow ws:// to another machine: token and results can be read on the way.
     #[arg(long, env = "HEALTHSCOPE_ALLOW_PLAINTEXT")]

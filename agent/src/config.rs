@@ -2,6 +2,7 @@
 
 use {
     crate::{
+        app::Pod,
         args::Args,
         local::Local,
         schedule::Limits,
@@ -39,13 +40,24 @@ const DESCRIPTORS_PER_COMMAND: usize = 4;
 #[derive(Debug)]
 pub struct Settings {
     /// Where what is watched is written.
-    pub path: PathBuf,
+    pub watched: WatchedSource,
     /// What the agent calls itself.
     pub agent: AgentName,
     /// Where it reports to.
     pub uplink: uplink::Config,
     /// Where its own endpoint listens.
     pub local: Local,
+    /// What it is given in a pod.
+    pub pod: Option<Pod>,
+}
+
+/// Where what is watched is written.
+#[derive(Debug)]
+pub enum WatchedSource {
+    /// In a file or a directory of files, which may change.
+    Files(PathBuf),
+    /// On the command line, for good.
+    Given(Source),
 }
 
 /// What is wrong with the command line: usage, exit code 2.
@@ -86,6 +98,7 @@ pub fn check(args: &Args) -> Result<(), UsageError> {
     }
     let only_with_tls = [
         ("--ca", args.ca.is_some()),
+        ("--ca-pem", args.ca_pem.is_some()),
         ("--ca-store", args.ca_store.is_some()),
         ("--server-name", args.server_name.is_some()),
     ];
@@ -103,19 +116,34 @@ impl Settings {
     pub fn new(args: Args) -> Result<Self, FileError> {
         let Args {
             config,
+            component,
             aggregator,
             ca,
+            ca_pem,
             ca_store,
             server_name,
             token_file,
             name,
             socket,
             listen,
+            runner_dir,
+            pod_ip,
             allow_plaintext,
             log_format: _,
         } = args;
+        let watched = match (config, component) {
+            (Some(path), _) => WatchedSource::Files(path),
+            (None, component) => {
+                WatchedSource::Given(Source::new("--component", component.unwrap_or_default()))
+            }
+        };
         let tls = if aggregator.is_tls() {
-            Some(trust(ca.as_deref(), ca_store.as_deref())?)
+            let given = match (&ca, &ca_pem) {
+                (Some(path), _) => Authorities::File(path),
+                (None, Some(pem)) => Authorities::Pem(pem),
+                (None, None) => Authorities::OfMachine,
+            };
+            Some(trust(given, ca_store.as_deref())?)
         } else {
             None
         };
@@ -128,7 +156,7 @@ impl Settings {
             None => Token::None,
         };
         Ok(Self {
-            path: config,
+            watched,
             agent: name.unwrap_or_else(host_name),
             uplink: uplink::Config {
                 endpoint: aggregator,
@@ -142,6 +170,10 @@ impl Settings {
                 unix: Some(socket.unwrap_or_else(default_socket)),
                 tcp: listen,
             },
+            pod: runner_dir.map(|runner_dir| Pod {
+                runner_dir,
+                addresses: pod_ip,
+            }),
         })
     }
 }
@@ -162,19 +194,31 @@ pub fn limits(descriptors: u64) -> Limits {
     Limits { network, command }
 }
 
+/// Whom the command line says to trust.
+#[derive(Clone, Copy, Debug)]
+enum Authorities<'a> {
+    File(&'a Path),
+    Pem(&'a str),
+    OfMachine,
+}
+
 /// The certificates kept from an earlier session win: the aggregator sent them to replace those of the command line.
-fn trust(ca: Option<&Path>, store: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+fn trust(given: Authorities<'_>, store: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     if let Some(store) = store.filter(|store| store.exists()) {
         match tls::client_config(Some(store)) {
             Ok(config) => return Ok(config),
             Err(error) => tracing::warn!(
                 path = %store.display(),
                 %error,
-                "the certificates that were kept cannot be used; trusting those of --ca"
+                "the certificates that were kept cannot be used; trusting those of the command line"
             ),
         }
     }
-    tls::client_config(ca)
+    match given {
+        Authorities::File(path) => tls::client_config(Some(path)),
+        Authorities::Pem(pem) => tls::client_config_from_pem(Path::new("--ca-pem"), pem.as_bytes()),
+        Authorities::OfMachine => tls::client_config(None),
+    }
 }
 
 fn host_name() -> AgentName {
@@ -317,9 +361,14 @@ mod tests {
         let certificate = rcgen::generate_simple_self_signed(vec!["scope".to_owned()]).unwrap();
         std::fs::write(&ca, certificate.cert.pem()).unwrap();
         std::fs::write(&store, "half a file").unwrap();
-        assert!(trust(Some(&ca), Some(&store)).is_ok());
-        std::fs::write(&store, certificate.cert.pem()).unwrap();
-        assert!(trust(Some(Path::new("/nowhere")), Some(&store)).is_ok());
-        assert!(trust(Some(Path::new("/nowhere")), None).is_err());
+        assert!(trust(Authorities::File(&ca), Some(&store)).is_ok());
+        let pem = certificate.cert.pem();
+        assert!(trust(Authorities::Pem(&pem), Some(&store)).is_ok());
+        std::fs::write(&store, pem).unwrap();
+        let nowhere = Authorities::File(Path::new("/nowhere"));
+        assert!(trust(nowhere, Some(&store)).is_ok());
+        assert!(trust(nowhere, None).is_err());
+        let error = trust(Authorities::Pem("half a file"), None).unwrap_err();
+        assert!(error.to_string().contains("--ca-pem"), "{error}");
     }
 }

@@ -15,7 +15,7 @@ use {
     },
     healthscope_shared::{
         health::Reason,
-        name::{ComponentKey, Name, ProbeName},
+        name::{ComponentKey, ContainerName, Name, ProbeName},
         probe::{
             Handler, ProbeKind, ProbeSpec,
             outcome::{Outcome, ProbeState, RunResult},
@@ -75,6 +75,8 @@ pub enum Command {
         /// Dropped without an answer when the probe is removed meanwhile.
         reply: oneshot::Sender<RunNowReply>,
     },
+    /// Runs the command checks in this container out of turn, those that have run before: its runner has come, or is gone.
+    Recheck(ContainerName),
     /// Figures of all probes since they were last asked for, in order of id.
     Summaries {
         /// Where to.
@@ -309,6 +311,7 @@ impl Engine {
         match command {
             Command::Replace(components) => self.replace(components, events),
             Command::RunNow { probe, reply } => self.run_now(probe, reply),
+            Command::Recheck(container) => self.recheck(&container),
             Command::Summaries { reply } => {
                 let summaries = self.take_summaries();
                 // An answer that nobody waits for any more is no loss.
@@ -480,6 +483,31 @@ impl Engine {
         }
     }
 
+    fn recheck(&mut self, container: &ContainerName) {
+        let now = now();
+        let Self {
+            components,
+            probes,
+            schedule,
+            ..
+        } = self;
+        for Component {
+            gate,
+            probes: indices,
+        } in components.values()
+        {
+            for probe in indices.values().filter_map(|&index| probes[index].as_ref()) {
+                // One that has not run yet waits for its initial delay.
+                let has_run = probe.monitor.last().is_some();
+                let is_its_turn = gate.lets_run(probe.spec.kind, probe.has_passed());
+                if probe.runs_in(container) && has_run && is_its_turn {
+                    // If it runs at this moment, it is asking the very runner that came or went.
+                    schedule.run_now(probe.key, now);
+                }
+            }
+        }
+    }
+
     fn take_summaries(&mut self) -> Vec<ProbeSummary> {
         let Self { by_id, probes, .. } = self;
         by_id
@@ -630,6 +658,16 @@ impl Engine {
 impl Probe {
     fn has_passed(&self) -> bool {
         self.monitor.state() == ProbeState::Passing
+    }
+
+    fn runs_in(&self, container: &ContainerName) -> bool {
+        match &self.spec.handler {
+            Handler::Exec(exec) => exec
+                .runner
+                .as_ref()
+                .is_some_and(|check| check.container == *container),
+            Handler::HttpGet(_) | Handler::TcpSocket(_) | Handler::Grpc(_) => false,
+        }
     }
 
     fn report(&self) -> ProbeReport {

@@ -6,7 +6,7 @@ use {
     healthscope_agent::{
         app::{App, Config},
         args::Args,
-        config::{self, Settings, reader},
+        config::{self, Settings, WatchedSource, reader},
         schedule::Limits,
     },
     healthscope_service::{
@@ -21,6 +21,7 @@ use {
         env,
         io::{self, Write},
         process::ExitCode,
+        slice,
         sync::Arc,
         thread,
         time::Duration,
@@ -65,7 +66,15 @@ fn main() -> ExitCode {
 struct Prepared {
     settings: Settings,
     limits: Limits,
-    watcher: Watcher<Arc<Vec<Component>>>,
+    watched: Watched,
+}
+
+/// What is watched, as it is written.
+enum Watched {
+    /// In files, which may change.
+    Files(Watcher<Arc<Vec<Component>>>),
+    /// On the command line, for good.
+    Given(Arc<Vec<Component>>),
 }
 
 /// Reads command line and files. Ends the process when the command line is wrong or asks for help.
@@ -77,12 +86,24 @@ fn prepare() -> anyhow::Result<Prepared> {
     telemetry::init(args.log_format, None)?;
     let limits = config::limits(raise_descriptor_limit());
     let settings = Settings::new(args)?;
-    let watcher = Watcher::load(&settings.path, config_files::INTERVAL, reader::read_apart)
-        .map_err(|problems| anyhow::anyhow!("the configuration cannot be used\n{problems}"))?;
+    let watched = match &settings.watched {
+        WatchedSource::Files(path) => {
+            let watcher = Watcher::load(path, config_files::INTERVAL, reader::read_apart)
+                .map_err(|problems| anyhow::anyhow!("the configuration cannot be used\n{problems}"))?;
+            Watched::Files(watcher)
+        }
+        WatchedSource::Given(component) => {
+            let components = reader::read_apart(slice::from_ref(component)).map_err(|errors| {
+                let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                anyhow::anyhow!("the Component cannot be used\n{}", lines.join("\n"))
+            })?;
+            Watched::Given(components)
+        }
+    };
     Ok(Prepared {
         settings,
         limits,
-        watcher,
+        watched,
     })
 }
 
@@ -105,39 +126,50 @@ async fn run(prepared: Prepared) -> anyhow::Result<()> {
     let Prepared {
         settings,
         limits,
-        watcher,
+        watched,
     } = prepared;
     let Settings {
-        path: _,
+        watched: _,
         agent,
         uplink,
         local,
+        pod,
     } = settings;
     let shutdown = Shutdown::new();
     shutdown::signals(&shutdown)?;
     tracing::info!(version = build::version(), %agent, aggregator = %uplink.endpoint, "starting");
 
-    let loaded = watcher.subscribe();
-    let first = Arc::clone(&loaded.borrow().value);
+    let (first, watcher) = match watched {
+        Watched::Files(watcher) => {
+            let first = Arc::clone(&*watcher.subscribe().borrow().value);
+            (first, Some(watcher))
+        }
+        Watched::Given(components) => (components, None),
+    };
     describe(&first);
-    let (sender, components) = watch::channel(Arc::clone(&*first));
+    let (sender, components) = watch::channel(first);
     let app = App::bind(Config {
         agent,
         components,
         uplink,
         local,
         limits,
+        pod,
     })
     .await?;
     if let Some(address) = app.tcp_address() {
         tracing::info!(%address, "answering");
     }
     // Both end with the runtime: neither holds anything that has to be given back.
-    let watching = tokio::spawn(watcher.run(shutdown.token()));
-    let following = tokio::spawn(follow(loaded, sender));
+    let following = watcher.map(|watcher| {
+        let following = tokio::spawn(follow(watcher.subscribe(), sender));
+        let watching = tokio::spawn(watcher.run(shutdown.token()));
+        [watching.abort_handle(), following.abort_handle()]
+    });
     let result = app.run(shutdown).await;
-    watching.abort();
-    following.abort();
+    for task in following.into_iter().flatten() {
+        task.abort();
+    }
     Ok(result?)
 }
 

@@ -10,7 +10,7 @@ use {
         flap::Flap,
         probe::{
             ProbeKind, ProbeSpec,
-            outcome::{Outcome, ProbeState},
+            outcome::{Outcome, ProbeState, RunResult},
         },
         threshold::{Attempt, Threshold},
     },
@@ -70,15 +70,26 @@ impl Monitor {
 
     /// Takes in the run that ended at `now`.
     pub fn observe(&mut self, outcome: Outcome, now: Instant) -> Observation {
-        let success = outcome.result.is_success();
-        self.window.add(&outcome);
         let reason_changed = self
             .last
             .as_ref()
             .is_none_or(|last| last.result != outcome.result);
+        let success = match &outcome.result {
+            RunResult::Success | RunResult::Warning(_) => Some(true),
+            RunResult::Failure(_) | RunResult::Error(_) => Some(false),
+            RunResult::Unavailable(_) => None,
+        };
+        if success.is_some() {
+            self.window.add(&outcome);
+        }
         self.last = Some(Box::new(outcome));
-        let flap_changed = self.flap.observe(success);
-        if let Some(from) = self.threshold.observe(success) {
+        let flap_changed = success.is_some_and(|success| self.flap.observe(success));
+        let former = match success {
+            Some(success) => self.threshold.observe(success),
+            // Nothing ran, so nothing is counted.
+            None => self.threshold.reset(),
+        };
+        if let Some(from) = former {
             self.since = now;
             self.note_waits = false;
             self.noted = Some(now);

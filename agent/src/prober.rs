@@ -14,7 +14,7 @@ use {
         },
         truncate,
     },
-    std::{io, sync::Arc, time::Duration},
+    std::{io, net::IpAddr, sync::Arc, time::Duration},
     tokio::time::Instant,
 };
 
@@ -22,11 +22,12 @@ mod connect;
 mod exec;
 mod grpc;
 mod http;
+mod runners;
 mod tls;
 
 use connect::Resolver;
 
-pub use tls::Certificate;
+pub use {runners::Runners, tls::Certificate};
 
 /// Most of a body or of a command's output that is looked at: the kubelet's `10 << 10`.
 const MAX_READ_BYTES: usize = 10 * 1024;
@@ -43,25 +44,38 @@ const USER_AGENT: &str = concat!(
 pub struct ProberConfig {
     /// Certificates to trust for `tls: verify`, beside the system's.
     pub extra_roots: Vec<Certificate>,
+    /// The only addresses beside loopback that network probes may go to; anywhere when `None`. In a pod: its own, so that
+    /// nobody reaches another host by writing a probe.
+    pub confined_to: Option<Vec<IpAddr>>,
+    /// Runs the commands of other containers; none by default.
+    pub runners: Arc<Runners>,
 }
 
 /// Runs probes of every kind. One for the whole process; shared by reference.
 #[derive(Debug)]
 pub struct Probers {
     resolver: Resolver,
+    confined_to: Option<Vec<IpAddr>>,
     tls: tls::Clients,
     commands: exec::Commands,
+    runners: Arc<Runners>,
 }
 
 impl Probers {
     /// Makes no connection and reads no file until a probe needs it.
     #[must_use]
     pub fn new(config: ProberConfig) -> Arc<Self> {
-        let ProberConfig { extra_roots } = config;
+        let ProberConfig {
+            extra_roots,
+            confined_to,
+            runners,
+        } = config;
         Arc::new(Self {
             resolver: Resolver::default(),
+            confined_to,
             tls: tls::Clients::new(extra_roots),
             commands: exec::Commands::default(),
+            runners,
         })
     }
 
@@ -77,7 +91,10 @@ impl Probers {
             Handler::HttpGet(http) => self.http(http, deadline).await,
             // Rare beside the others and with large state: kept out of every run's memory.
             Handler::Grpc(grpc) => Box::pin(self.grpc(grpc, deadline)).await,
-            Handler::Exec(exec) => Box::pin(self.commands.run(exec, deadline)).await,
+            Handler::Exec(exec) => match &exec.runner {
+                None => Box::pin(self.commands.run(exec, deadline)).await,
+                Some(check) => Box::pin(self.runners.run(exec, check, spec.timeout)).await,
+            },
         };
         let Found {
             result,
@@ -172,6 +189,14 @@ impl Found {
     fn error(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             result: RunResult::Error(reason),
+            message: message.into(),
+            output: String::new(),
+        }
+    }
+
+    fn unavailable(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            result: RunResult::Unavailable(reason),
             message: message.into(),
             output: String::new(),
         }

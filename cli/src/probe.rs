@@ -39,7 +39,10 @@ pub(crate) async fn run_here(
     // `--ca` is the aggregator's too, and may stand in the environment: alone it changes nothing here.
     let ca = ca.filter(|_| args.verify);
     let extra_roots = ca.map(read_authorities).transpose()?.unwrap_or_default();
-    let probers = Probers::new(ProberConfig { extra_roots });
+    let probers = Probers::new(ProberConfig {
+        extra_roots,
+        ..ProberConfig::default()
+    });
     // Dropping the run ends its connection, or its process group.
     let outcome = tokio::select! {
         outcome = probers.run(&spec) => outcome,

@@ -109,6 +109,7 @@ async fn up(path: Option<&Path>, listen: SocketAddr, terminal: Terminal) -> Resu
             tcp: None,
         },
         limits: Limits::default(),
+        pod: None,
     };
     let agent = agent::App::bind(agent)
         .await

@@ -63,6 +63,18 @@ impl Threshold {
         Some(former)
     }
 
+    /// Forgets all results: they say nothing about the target any more. The former state when it changed.
+    pub const fn reset(&mut self) -> Option<ProbeState> {
+        self.streak = 0;
+        match self.state {
+            ProbeState::Pending => None,
+            former @ (ProbeState::Passing | ProbeState::Failing) => {
+                self.state = ProbeState::Pending;
+                Some(former)
+            }
+        }
+    }
+
     /// What the results so far add up to.
     #[must_use]
     pub const fn state(&self) -> ProbeState {
@@ -118,6 +130,18 @@ mod tests {
             })
             .collect();
         assert_eq!(states, expected, "{results}");
+    }
+
+    #[test]
+    fn a_reset_leaves_nothing_known() {
+        let mut threshold = threshold(1, 2);
+        threshold.observe(true);
+        threshold.observe(false);
+        assert_eq!(threshold.reset(), Some(ProbeState::Passing));
+        assert_eq!(threshold.reset(), None);
+        assert_eq!((threshold.state(), threshold.streak()), (ProbeState::Pending, 0));
+        // The failure before does not count.
+        assert_eq!(threshold.observe(false), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod deps;
 mod generated;
 mod prerequisite;
 mod run;
+mod runner;
 mod test;
 
 use {
@@ -44,6 +45,8 @@ enum Task {
     Crd,
     /// Check who may depend on whom, licences and duplicate versions.
     Deps(deps::Args),
+    /// Build the runner as it is shipped: static and small.
+    Runner(runner::Args),
     /// A real Kubernetes on this machine: up, down, kubectl, logs.
     Cluster(cluster::Args),
 }
@@ -63,6 +66,7 @@ fn perform(task: Task) -> anyhow::Result<ExitCode> {
         Task::Schema => generated::all()?,
         Task::Crd => generated::crd()?,
         Task::Deps(args) => deps::run(&args)?,
+        Task::Runner(args) => runner::run(&args)?,
         Task::Cluster(args) => return cluster::run(&args),
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use {
     crate::{
         cluster,
         prerequisite::{self, Prerequisite},
-        run,
+        run, runner,
     },
     anyhow::{Context, bail},
     clap::ValueEnum,
@@ -197,6 +197,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     steps.next("building the programs and the tests");
     run::status(run::cargo().args(["build", "--workspace", "--bins", "--tests", "--examples"]))?;
+
+    if chosen.contains(&Suite::Cluster) {
+        // Pods have it in containers that hold nothing else.
+        runner::build_here()?;
+    }
 
     let files = test_files()?;
     let mut finished = Vec::new();

@@ -221,7 +221,7 @@ fn observed(report: ProbeReport) -> Input {
             String::new(),
         ),
         Some(outcome) => (
-            matches!(outcome.result, RunResult::Error(_)),
+            matches!(outcome.result, RunResult::Error(_) | RunResult::Unavailable(_)),
             outcome.result.reason().cloned().unwrap_or(Reason::PASSING),
             outcome.latency,
             outcome.message,

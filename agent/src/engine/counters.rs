@@ -143,6 +143,8 @@ impl Counters {
             RunResult::Warning(_) => 1,
             RunResult::Failure(_) => 2,
             RunResult::Error(_) => 3,
+            // Nothing ran.
+            RunResult::Unavailable(_) => return,
         };
         self.runs[row][column].fetch_add(1, Relaxed);
         component.runs[row][column].fetch_add(1, Relaxed);

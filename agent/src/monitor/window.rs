@@ -67,7 +67,8 @@ impl Window {
         let us = u64::try_from(outcome.latency.as_micros()).unwrap_or(u64::MAX);
         self.runs = self.runs.saturating_add(1);
         match outcome.result {
-            RunResult::Success | RunResult::Warning(_) => {}
+            // Of what did not run nobody adds up anything.
+            RunResult::Success | RunResult::Warning(_) | RunResult::Unavailable(_) => {}
             RunResult::Failure(_) => self.failures = self.failures.saturating_add(1),
             RunResult::Error(_) => self.errors = self.errors.saturating_add(1),
         }

@@ -105,6 +105,7 @@ impl Probers {
     /// Connects to the first address of a host that answers.
     pub(super) async fn connect(&self, host: &str, port: u16, deadline: Deadline) -> Result<OwnedFd, Found> {
         if let Ok(ip) = host.parse::<IpAddr>() {
+            self.check_allowed(ip)?;
             let address = SocketAddr::new(ip, port);
             let socket = Connecting::start(address).and_then(Connecting::check_now);
             let connecting = match socket {
@@ -121,6 +122,21 @@ impl Probers {
         Box::pin(self.connect_by_name(host, port, deadline)).await
     }
 
+    /// Whether this process may connect there at all.
+    fn check_allowed(&self, address: IpAddr) -> Result<(), Found> {
+        let Some(own) = &self.confined_to else {
+            return Ok(());
+        };
+        // `::ffff:127.0.0.1` is 127.0.0.1.
+        let address = address.to_canonical();
+        if address.is_loopback() || own.contains(&address) {
+            return Ok(());
+        }
+        let message =
+            format!("{address} is not this pod's own address, and an agent in a pod checks nothing else");
+        Err(Found::error(Reason::FORBIDDEN, message))
+    }
+
     /// Tries every address of a name. What is left of the time is shared by the addresses that are left, so that a
     /// black hole does not hide an address that answers.
     async fn connect_by_name(&self, host: &str, port: u16, deadline: Deadline) -> Result<OwnedFd, Found> {
@@ -128,6 +144,9 @@ impl Probers {
             return Err(deadline.passed(&format!("{host} did not resolve")));
         };
         let addresses = addresses?;
+        for address in &addresses {
+            self.check_allowed(address.ip())?;
+        }
         let mut first_failure = None;
         for (tried, &address) in addresses.iter().enumerate() {
             let left = deadline.at.saturating_duration_since(Instant::now());

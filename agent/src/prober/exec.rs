@@ -155,12 +155,7 @@ impl Commands {
                 if is_shortage(&error) {
                     return shortage(error);
                 }
-                let message = format!(
-                    "cannot run {}: {}",
-                    one_line(program, MAX_LINE_BYTES),
-                    plain(&error)
-                );
-                Found::error(Reason::CANNOT_EXECUTE, message)
+                cannot_run(program, &error)
             })?;
         let mut group = Group {
             pid: Pid::from_child(&child),
@@ -327,18 +322,22 @@ impl Output {
         }
     }
 
-    /// The line that tells most: the last one, or the first when the end was not kept.
-    fn telling_line(&self) -> String {
-        let text = String::from_utf8_lossy(&self.kept);
-        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let line = if self.cut { lines.next() } else { lines.next_back() };
-        one_line(line.unwrap_or_default(), MAX_LINE_BYTES)
-    }
-
     fn into_text(self) -> String {
-        String::from_utf8(self.kept)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        text(self.kept)
     }
+}
+
+/// What was printed, as text.
+pub(super) fn text(printed: Vec<u8>) -> String {
+    String::from_utf8(printed).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// The line that tells most: the last one, or the first when the end was not kept.
+fn telling_line(printed: &[u8], cut: bool) -> String {
+    let text = String::from_utf8_lossy(printed);
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = if cut { lines.next() } else { lines.next_back() };
+    one_line(line.unwrap_or_default(), MAX_LINE_BYTES)
 }
 
 fn read_once(pipe: &OwnedFd, kept: &mut Vec<u8>, cut: &mut bool) -> io::Result<usize> {
@@ -351,10 +350,6 @@ fn read_once(pipe: &OwnedFd, kept: &mut Vec<u8>, cut: &mut bool) -> io::Result<u
 }
 
 fn verdict(status: Option<&WaitIdStatus>, output: &Output) -> Found {
-    let with_line = |what: String| match output.telling_line() {
-        line if line.is_empty() => what,
-        line => format!("{what}: {line}"),
-    };
     let Some(status) = status else {
         return Found::error(
             Reason::INTERNAL_ERROR,
@@ -362,13 +357,41 @@ fn verdict(status: Option<&WaitIdStatus>, output: &Output) -> Found {
         );
     };
     match (status.exit_status(), status.terminating_signal()) {
-        (Some(0), _) => Found::success(),
-        (Some(code), _) => Found::failure(Reason::EXIT_CODE, with_line(format!("exit code {code}"))),
-        (None, Some(signal)) => {
-            let what = format!("ended by {}", signal_name(signal));
-            Found::failure(Reason::SIGNALED, with_line(what))
-        }
+        (Some(code), _) => exited(code, &output.kept, output.cut),
+        (None, Some(signal)) => signaled(signal, &output.kept, output.cut),
         (None, None) => Found::failure(Reason::SIGNALED, "ended by an unknown signal"),
+    }
+}
+
+/// What a command found that ended by itself; `cut` when it printed more than is kept.
+pub(super) fn exited(code: i32, printed: &[u8], cut: bool) -> Found {
+    if code == 0 {
+        return Found::success();
+    }
+    let message = with_line(format!("exit code {code}"), printed, cut);
+    Found::failure(Reason::EXIT_CODE, message)
+}
+
+/// What a command found that a signal ended.
+pub(super) fn signaled(signal: i32, printed: &[u8], cut: bool) -> Found {
+    let message = with_line(format!("ended by {}", signal_name(signal)), printed, cut);
+    Found::failure(Reason::SIGNALED, message)
+}
+
+/// What a command found that could not be executed.
+pub(super) fn cannot_run(program: &str, error: &io::Error) -> Found {
+    let message = format!(
+        "cannot run {}: {}",
+        one_line(program, MAX_LINE_BYTES),
+        plain(error)
+    );
+    Found::error(Reason::CANNOT_EXECUTE, message)
+}
+
+fn with_line(what: String, printed: &[u8], cut: bool) -> String {
+    match telling_line(printed, cut) {
+        line if line.is_empty() => what,
+        line => format!("{what}: {line}"),
     }
 }
 

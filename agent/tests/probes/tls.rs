@@ -77,7 +77,10 @@ async fn get(target: &Target, host: &str, verify: bool, trusted: &[&Authority]) 
         verify_tls: verify,
         ..http_get(host, target.port(), "/")
     };
-    let probers = Probers::new(ProberConfig { extra_roots });
+    let probers = Probers::new(ProberConfig {
+        extra_roots,
+        ..ProberConfig::default()
+    });
     probers.run(&spec(Handler::HttpGet(action), LONG)).await
 }
 

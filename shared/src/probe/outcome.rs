@@ -21,6 +21,9 @@ pub enum RunResult {
     Failure(Reason),
     /// The run could not be made; counts as a failure and is told apart in reports.
     Error(Reason),
+    /// Nobody could be asked to make the run, so nothing is known about the target any more: neither a success nor a
+    /// failure, and what was known before does not hold.
+    Unavailable(Reason),
 }
 
 impl RunResult {
@@ -29,7 +32,7 @@ impl RunResult {
     pub const fn is_success(&self) -> bool {
         match self {
             Self::Success | Self::Warning(_) => true,
-            Self::Failure(_) | Self::Error(_) => false,
+            Self::Failure(_) | Self::Error(_) | Self::Unavailable(_) => false,
         }
     }
 
@@ -38,11 +41,14 @@ impl RunResult {
     pub const fn reason(&self) -> Option<&Reason> {
         match self {
             Self::Success => None,
-            Self::Warning(reason) | Self::Failure(reason) | Self::Error(reason) => Some(reason),
+            Self::Warning(reason)
+            | Self::Failure(reason)
+            | Self::Error(reason)
+            | Self::Unavailable(reason) => Some(reason),
         }
     }
 
-    /// `success`, `warning`, `failure` or `error`; a closed set, fit for a metric label.
+    /// `success`, `warning`, `failure`, `error` or `unavailable`; a closed set, fit for a metric label.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -50,6 +56,7 @@ impl RunResult {
             Self::Warning(_) => "warning",
             Self::Failure(_) => "failure",
             Self::Error(_) => "error",
+            Self::Unavailable(_) => "unavailable",
         }
     }
 }

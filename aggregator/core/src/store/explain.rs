@@ -72,13 +72,15 @@ pub(super) fn instance_reason<'a>(
         }
         Shown::Probes(Cause::Pending(position)) => {
             let probe = probe(position);
-            (
-                Reason::STARTING,
-                format!(
-                    "{} {} on {name} has no verdict yet",
-                    probe.shape.kind, probe.shape.target
+            let check = format!("{} {} on {name}", probe.shape.kind, probe.shape.target);
+            match &probe.detail {
+                // It cannot be run, and the agent says why; runs that were made count for something.
+                Some(detail) if probe.streak == 0 && !detail.message.is_empty() => (
+                    detail.reason.clone(),
+                    format!("{check} is not known: {}", detail.message),
                 ),
-            )
+                Some(_) | None => (Reason::STARTING, format!("{check} has no verdict yet")),
+            }
         }
         Shown::Lost => (Reason::AGENT_LOST, gone(agent, name, "is lost")),
         Shown::Stopped => (Reason::AGENT_STOPPED, gone(agent, name, "was stopped")),
