@@ -366,7 +366,7 @@ fn kubectl(cluster: &Cluster, arguments: &[&str], objects: &str) -> Output {
 
 /// A namespace in which nothing runs that Pod Security `restricted` does not let in, and which complains of what it would
 /// not.
-fn restricted(cluster: &Cluster, name: &str, labels: Value) {
+fn restricted(cluster: &Cluster, name: &str, labels: &Value) {
     let mut namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": name, "labels": {
@@ -381,7 +381,7 @@ fn restricted(cluster: &Cluster, name: &str, labels: Value) {
 #[test]
 fn the_api_server_takes_everything_under_pod_security_restricted() {
     let cluster = Cluster::start(&Options::control_plane()).unwrap();
-    restricted(&cluster, NAMESPACE, json!({}));
+    restricted(&cluster, NAMESPACE, &json!({}));
     for (group, kind, plural) in OTHERS {
         let version = json!({
             "name": "v1", "served": true, "storage": true,
@@ -450,7 +450,7 @@ fn calls(cluster: &Cluster) -> BTreeMap<String, u64> {
 #[test]
 fn a_pod_meets_one_entry_of_the_webhook_or_none_and_is_admitted_without_an_answer() {
     let cluster = Cluster::start(&Options::control_plane()).unwrap();
-    restricted(&cluster, NAMESPACE, json!({INJECT: "enabled"}));
+    restricted(&cluster, NAMESPACE, &json!({INJECT: "enabled"}));
     for (name, label) in [
         ("opted-in", Some("enabled")),
         ("opted-out", Some("disabled")),
@@ -660,7 +660,7 @@ fn upgrade_rollback_and_uninstall_leave_nothing_broken_behind() {
         installed.get(&path).unwrap()["spec"]["names"]["shortNames"].clone()
     };
 
-    restricted(cluster, NAMESPACE, json!({}));
+    restricted(cluster, NAMESPACE, &json!({}));
     let notes = timed("helm install", || {
         installed.helm(&["install", "healthscope", earlier.to_str().unwrap()])
     });
@@ -812,7 +812,7 @@ fn upgrade_rollback_and_uninstall_leave_nothing_broken_behind() {
 #[test]
 fn a_definition_that_kubectl_made_is_taken_over_when_asked_to() {
     let installed = Installed::start(&Options::control_plane());
-    restricted(&installed.cluster, NAMESPACE, json!({}));
+    restricted(&installed.cluster, NAMESPACE, &json!({}));
     let folder = chart().join("files/crds");
     let apply = ["apply", "--server-side", "--filename", folder.to_str().unwrap()];
     installed.cluster.kubectl(apply).unwrap();
@@ -926,7 +926,7 @@ fn on_a_node_the_image_of_the_dockerfile_runs_as_the_chart_starts_it() {
         .and_then(|image| image.libraries_of(&program("healthscope-aggregator")))
         .unwrap();
     timed("import of the aggregator", || cluster.import(&image)).unwrap();
-    restricted(cluster, NAMESPACE, json!({}));
+    restricted(cluster, NAMESPACE, &json!({}));
     let (certificate, key) = certificate();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
