@@ -32,7 +32,7 @@ pub(crate) const BARE_GROUP: &str = "bare.example.com";
 pub(crate) const USER: &str = "healthscope-aggregator";
 /// The namespace of the aggregator's Lease.
 const OWN_NAMESPACE: &str = "healthscope";
-const CRD: &str = include_str!("../../charts/healthscope/crds/healthscopes.core.oam.dev.yaml");
+const CRD: &str = include_str!("../../charts/healthscope/files/crds/healthscopes.core.oam.dev.yaml");
 /// Objects made at once: the API server takes 200 requests that write, and has half a machine.
 const AT_ONCE: usize = 24;
 /// Nothing here takes longer, or something is broken.

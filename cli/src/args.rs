@@ -492,10 +492,10 @@ pub(crate) enum Page {
     FileReference,
     /// docs/cli.md
     Cli,
-    /// charts/healthscope/crds/healthscopes.core.oam.dev.yaml
+    /// charts/healthscope/files/crds/healthscopes.core.oam.dev.yaml
     Crd,
-    /// examples/kubernetes/install.yaml
-    Install,
+    /// docs/chart.md
+    Chart,
 }
 
 impl Args {

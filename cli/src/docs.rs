@@ -9,6 +9,7 @@ use {
     },
     clap::CommandFactory,
     healthscope_crd::manifest,
+    serde_json::Value,
 };
 
 /// Prints a page.
@@ -18,7 +19,7 @@ pub(crate) fn run(args: &DocsArgs, terminal: Terminal) -> Result<Answer, Failure
         Page::FileReference => file_reference(),
         Page::Cli => command_line(),
         Page::Crd => custom_resource_definition(),
-        Page::Install => install(),
+        Page::Chart => chart(),
     };
     terminal.print(&text)?;
     Ok(Answer::Yes)
@@ -136,15 +137,72 @@ fn custom_resource_definition() -> String {
     format!("# Made from the types in shared/crd: cargo xtask crd\n{crd}")
 }
 
-/// Everything that a cluster takes, from the committed template.
-fn install() -> String {
-    include_str!("../../examples/kubernetes/install.template.yaml")
-        .replace(
-            "# @GENERATED@",
-            "# Made from install.template.yaml and the types in shared/crd: cargo xtask crd",
-        )
-        .replace("# @CRD@", custom_resource_definition().trim_end())
-        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+/// Every value of the chart, from its schema and its defaults.
+fn chart() -> String {
+    let (schema, defaults) = chart_values();
+    let mut page = String::from(
+        "# Values of the chart\n\n\
+         What [charts/healthscope](../charts/healthscope/values.yaml) takes by `--set NAME=VALUE` or `--values FILE`. This page is\n\
+         made from the chart's schema (`cargo xtask schema`), by which Helm refuses what is misspelt or of another type. How to\n\
+         install: [install.md](install.md). For several zones: [values-ha.yaml](../charts/healthscope/values-ha.yaml).\n\n\
+         | value | default | |\n|---|---|---|\n",
+    );
+    for (path, node) in leaves(&schema, "") {
+        let default = defaults.pointer(&format!("/{}", path.replace('.', "/")));
+        let Some(default) = default else {
+            // Only there to be let through.
+            continue;
+        };
+        let mut text = vec![cell(node["description"].as_str().unwrap_or_default())];
+        if let Some(words) = node["enum"].as_array() {
+            let words: Vec<String> = words
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|word| !word.is_empty())
+                .map(|word| format!("`{word}`"))
+                .collect();
+            text.push(format!("One of {}.", words.join(", ")));
+        }
+        if let (Some(least), Some(most)) = (node["minimum"].as_i64(), node["maximum"].as_i64()) {
+            text.push(format!("({least} to {most})"));
+        }
+        page.push_str(&format!(
+            "| `{path}` | {} | {} |\n",
+            shown(default),
+            text.join(" ")
+        ));
+    }
+    page
+}
+
+/// The schema of the chart's values, and their defaults.
+fn chart_values() -> (Value, Value) {
+    let schema = include_str!("../../charts/healthscope/values.schema.json");
+    let defaults = include_str!("../../charts/healthscope/values.yaml");
+    (
+        serde_json::from_str(schema).expect("the chart's schema is JSON"),
+        serde_saphyr::from_str(defaults).expect("the chart's values are YAML"),
+    )
+}
+
+/// What the schema has no names below, by path, in order.
+fn leaves<'a>(schema: &'a Value, path: &str) -> Vec<(String, &'a Value)> {
+    let Some(properties) = schema["properties"].as_object() else {
+        return vec![(path.to_owned(), schema)];
+    };
+    let below = properties.iter().flat_map(|(name, below)| {
+        let dot = if path.is_empty() { "" } else { "." };
+        leaves(below, &format!("{path}{dot}{name}"))
+    });
+    below.collect()
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => String::new(),
+        Value::String(text) => format!("`{text}`"),
+        other => format!("`{other}`"),
+    }
 }
 
 fn help(command: clap::Command) -> String {
@@ -185,15 +243,39 @@ mod tests {
     #[test]
     fn the_custom_resource_definition_is_current() {
         check(
-            "charts/healthscope/crds/healthscopes.core.oam.dev.yaml",
+            "charts/healthscope/files/crds/healthscopes.core.oam.dev.yaml",
             &custom_resource_definition(),
         );
     }
 
     #[test]
-    fn the_manifest_of_the_installation_is_current() {
-        check("examples/kubernetes/install.yaml", &install());
-        assert!(!install().contains('@'), "a place of the template is not filled");
+    fn the_page_about_the_chart_is_current() {
+        check("docs/chart.md", &chart());
+    }
+
+    #[test]
+    fn every_value_of_the_chart_is_in_its_schema_and_described() {
+        let (schema, defaults) = chart_values();
+        each_object(&schema, &mut |object| {
+            assert_eq!(object["additionalProperties"], false, "{object}");
+        });
+        for (path, node) in leaves(&schema, "") {
+            assert!(node["description"].is_string(), "{path}");
+            let pointer = format!("/{}", path.replace('.', "/"));
+            assert!(
+                path == "global" || defaults.pointer(&pointer).is_some(),
+                "{path} has no default"
+            );
+        }
+    }
+
+    fn each_object(schema: &Value, see: &mut impl FnMut(&Value)) {
+        if let Some(properties) = schema["properties"].as_object() {
+            see(schema);
+            for below in properties.values() {
+                each_object(below, see);
+            }
+        }
     }
 
     #[test]

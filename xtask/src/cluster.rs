@@ -8,7 +8,7 @@ use {
     serde_json::Value,
     std::{
         path::{Path, PathBuf},
-        process::ExitCode,
+        process::{Command, ExitCode},
     },
 };
 
@@ -49,6 +49,13 @@ pub(crate) fn prepare() -> anyhow::Result<()> {
 /// Takes away what the tests with a cluster left: a static one is not dropped.
 pub(crate) fn sweep() -> anyhow::Result<()> {
     run::status(run::command(build()?).arg("sweep"))
+}
+
+/// Helm, which is built first when it is missing.
+pub(crate) fn helm() -> anyhow::Result<Command> {
+    let mut command = run::command(build()?);
+    command.arg("helm");
+    Ok(command)
 }
 
 /// Builds the program with the features that it has in the whole workspace, as the tests are built.

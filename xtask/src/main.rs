@@ -39,9 +39,9 @@ enum Task {
     Test(test::Args),
     /// Run one benchmark of `bench/`, installing the peers it is compared with.
     Bench(bench::Args),
-    /// Write the committed files that are generated from the Rust types.
+    /// Write the committed files that are generated from the Rust types and the chart.
     Schema,
-    /// Write the CustomResourceDefinition and the manifest of an installation alone, which are two of them.
+    /// Write the CustomResourceDefinition and the plain manifest of an installation alone, which are two of them.
     Crd,
     /// Check who may depend on whom, licences and duplicate versions.
     Deps(deps::Args),

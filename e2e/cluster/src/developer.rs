@@ -4,12 +4,13 @@
 
 use {
     crate::{
-        binaries::Binaries,
+        binaries::{Binaries, Program},
         cluster::{Cluster, Options},
         component::Component,
         folder::{self, Run},
         lookup::wait_for,
         prerequisite, process,
+        version::Version,
     },
     anyhow::{Context, anyhow, bail},
     std::{
@@ -147,6 +148,17 @@ pub fn kubectl(name: &str) -> anyhow::Result<Command> {
         .with_context(|| format!("the cluster {name:?} is not ready yet"))?;
     let mut command = Command::new(ready.kubectl);
     command.env("KUBECONFIG", run.folder.join("kubeconfig"));
+    Ok(command)
+}
+
+/// Helm, as the administrator of the cluster of that name when there is one: charts are rendered without. Built first when
+/// it is missing.
+pub fn helm(name: &str) -> anyhow::Result<Command> {
+    let binaries = Binaries::ensure(&[Program::Helm], Version::NEWEST)?;
+    let mut command = Command::new(binaries.path(Program::Helm));
+    if let Some(run) = find(name) {
+        command.env("KUBECONFIG", run.folder.join("kubeconfig"));
+    }
     Ok(command)
 }
 

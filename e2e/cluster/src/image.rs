@@ -11,6 +11,7 @@ use {
         fs,
         io::Write,
         path::{Path, PathBuf},
+        process::Command,
     },
 };
 
@@ -106,6 +107,18 @@ impl Image {
     pub fn content(self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
         let content = Content::Is(content.into());
         self.with(path, Entry::File { content, mode })
+    }
+
+    /// Adds the libraries that this machine's linker gives a program of its own; a static one has none.
+    pub fn libraries_of(self, program: &Path) -> anyhow::Result<Self> {
+        let listed = Command::new("ldd")
+            .arg(program)
+            .output()
+            .context("cannot run ldd")?;
+        // A static program is no error: it is told apart by having none.
+        let listed = String::from_utf8(listed.stdout).context("ldd printed no UTF-8")?;
+        let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+        Ok(libraries.fold(self, |image, library| image.file(library, library, 0o755)))
     }
 
     /// Adds a directory. Those above files are there without it, with mode 0755.
@@ -264,7 +277,7 @@ fn finish(tar: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use {super::*, std::process::Command};
+    use super::*;
 
     /// What GNU tar sees.
     fn listed(tar: &[u8]) -> Vec<String> {

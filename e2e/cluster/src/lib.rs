@@ -14,6 +14,7 @@ mod component;
 mod configuration;
 pub mod developer;
 mod dns;
+mod dockerfile;
 mod folder;
 mod identity;
 mod image;
@@ -31,6 +32,7 @@ pub use crate::{
     binaries::{Binaries, Program},
     cluster::{Audit, Cluster, Options},
     component::Component,
+    dockerfile::Stage,
     folder::sweep,
     identity::{KeyKind, ServiceAccountKeys},
     image::Image,

@@ -48,6 +48,11 @@ enum Words {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the Helm that charts are tested with; as its administrator when it is up.
+    Helm {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Print a component's log.
     Logs {
         component: Component,
@@ -176,6 +181,7 @@ fn perform(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Words::Kubectl { arguments } => return run(developer::kubectl(&name)?.args(arguments)),
+        Words::Helm { arguments } => return run(developer::helm(&name)?.args(arguments)),
         Words::Logs { component, follow } => return run(&mut developer::log(&name, component, follow)?),
         Words::Missing { node } => {
             let options = if node {

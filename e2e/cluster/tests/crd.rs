@@ -12,7 +12,7 @@ use {
     std::{collections::BTreeSet, sync::LazyLock, time::Duration},
 };
 
-const CRD: &str = include_str!("../../../charts/healthscope/crds/healthscopes.core.oam.dev.yaml");
+const CRD: &str = include_str!("../../../charts/healthscope/files/crds/healthscopes.core.oam.dev.yaml");
 const RUDR: &str = include_str!("../../../examples/migration/rudr.yaml");
 const OAM: &str = include_str!("../../../examples/migration/oam.yaml");
 const KUBEVELA: &str = include_str!("../../../examples/migration/kubevela.yaml");

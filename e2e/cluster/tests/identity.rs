@@ -34,7 +34,7 @@ use {
 /// Longer than anything here takes; only a failing test waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CRD: &str = include_str!("../../../charts/healthscope/crds/healthscopes.core.oam.dev.yaml");
+const CRD: &str = include_str!("../../../charts/healthscope/files/crds/healthscopes.core.oam.dev.yaml");
 const SCOPES: &str = "crd/healthscopes.core.oam.dev";
 
 /// What may read the cluster's published keys and ask about tokens, and what may only ask.

@@ -89,7 +89,7 @@ pub(crate) fn kubectl(cluster: &Cluster, namespace: &str, line: &str) -> String 
 
 /// Makes the API server know HealthScopes, by the files that a user applies, and waits until it serves them.
 pub(crate) fn install(cluster: &Cluster) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/healthscope/crds");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/healthscope/files/crds");
     for entry in fs::read_dir(&folder).unwrap() {
         // Server-side, because the descriptions are too long for the annotation that a plain apply leaves.
         cluster
