@@ -77,7 +77,13 @@ impl Probers {
             Handler::HttpGet(http) => self.http(http, deadline).await,
             // Rare beside the others and with large state: kept out of every run's memory.
             Handler::Grpc(grpc) => Box::pin(self.grpc(grpc, deadline)).await,
-            Handler::Exec(exec) => Box::pin(self.commands.run(exec, deadline)).await,
+            Handler::Exec(exec) => match &exec.runner {
+                None => Box::pin(self.commands.run(exec, deadline)).await,
+                Some(check) => Found::error(
+                    Reason::RUNNER_MISSING,
+                    format!("no runner answers in container {}", check.container),
+                ),
+            },
         };
         let Found {
             result,

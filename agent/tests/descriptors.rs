@@ -49,6 +49,7 @@ async fn checks_without_descriptors_are_errors_and_recover() {
     }));
     let exec = spec(Handler::Exec(ExecAction {
         command: vec!["true".into()],
+        runner: None,
     }));
     let http = spec(Handler::HttpGet(HttpGetAction {
         host: host.clone(),

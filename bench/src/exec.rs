@@ -234,6 +234,7 @@ async fn ours(program: &Path, rate: u32, runs: &AtomicU64) -> Result<()> {
     let (event_tx, mut events) = mpsc::channel(64);
     let handler = Handler::Exec(ExecAction {
         command: vec![program.display().to_string()],
+        runner: None,
     });
     commands
         .send(Command::Replace(components(rate, &handler)?))

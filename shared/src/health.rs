@@ -191,6 +191,10 @@ reasons! {
     SIGNALED = "Signaled";
     /// The command does not exist or is not executable.
     CANNOT_EXECUTE = "CannotExecute";
+    /// The container has no runner yet, or has lost it, so the command cannot be run where it belongs.
+    RUNNER_MISSING = "RunnerMissing";
+    /// The check cannot be made as things are; the message says what would allow it.
+    UNSUPPORTED = "Unsupported";
     /// The gRPC server says it is not serving.
     NOT_SERVING = "NotServing";
     /// The gRPC call failed.

@@ -112,6 +112,12 @@ name_type!(
     is_label
 );
 name_type!(
+    /// The name of a container, unique within its pod.
+    ContainerName, "container name",
+    "lower-case letters, digits and '-', at most 63, starting and ending with a letter or digit",
+    is_label
+);
+name_type!(
     /// One running copy of a component, as its agent calls it: a pod's name, or a host's.
     InstanceName, "instance name",
     "lower-case letters, digits, '-' and '.', at most 253, starting and ending with a letter or digit",

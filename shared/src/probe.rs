@@ -3,7 +3,7 @@
 //! What users write (Kubernetes' field names) lives in [`fields`]; the results of runs in [`outcome`].
 
 use {
-    crate::name::ProbeName,
+    crate::name::{ContainerName, ProbeName},
     schemars::JsonSchema,
     serde::{Deserialize, Serialize},
     std::{fmt, num::NonZeroU32, time::Duration},
@@ -100,7 +100,13 @@ impl Handler {
 impl fmt::Display for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exec(exec) => write!(f, "exec {}", exec.command.join(" ")),
+            Self::Exec(exec) => {
+                write!(f, "exec {}", exec.command.join(" "))?;
+                match &exec.runner {
+                    Some(RunnerCheck { container, check: _ }) => write!(f, " in container {container}"),
+                    None => Ok(()),
+                }
+            }
             Self::HttpGet(http) => {
                 write!(
                     f,
@@ -143,6 +149,17 @@ impl fmt::Display for Authority<'_> {
 pub struct ExecAction {
     /// Program and arguments; never empty.
     pub command: Vec<String>,
+    /// Who runs it: the runner in a container, or the agent itself.
+    pub runner: Option<RunnerCheck>,
+}
+
+/// A command that the runner in a container knows by number: it takes its commands from the pod template only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerCheck {
+    /// The container whose runner is asked.
+    pub container: ContainerName,
+    /// The place of the command among the runner's own, from 0.
+    pub check: u8,
 }
 
 /// Whether HTTP is spoken over TLS.

@@ -136,6 +136,7 @@ fn spec(name: &str, kind: ProbeKind, handler: Handler) -> ProbeSpec {
 fn exec(script: &str) -> Handler {
     Handler::Exec(ExecAction {
         command: vec!["sh".into(), "-c".into(), script.into()],
+        runner: None,
     })
 }
 
@@ -525,7 +526,10 @@ async fn a_defect_in_a_run_becomes_that_probes_error_and_harms_no_other() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut engine = start();
     // Never passes validation, and makes the run panic.
-    let broken = Handler::Exec(ExecAction { command: Vec::new() });
+    let broken = Handler::Exec(ExecAction {
+        command: Vec::new(),
+        runner: None,
+    });
     let ids = engine
         .watch(vec![
             spec("broken", Readiness, broken),

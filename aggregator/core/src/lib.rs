@@ -12,6 +12,7 @@ mod component;
 mod damping;
 pub mod event;
 mod fleet;
+pub mod inject;
 mod intern;
 mod log;
 mod membership;

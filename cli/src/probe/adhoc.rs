@@ -168,7 +168,10 @@ fn command_fields(command: &[OsString]) -> Result<ProbeFields, Failure> {
         })
         .collect();
     Ok(ProbeFields {
-        exec: Some(ExecFields { command: words? }),
+        exec: Some(ExecFields {
+            command: words?,
+            ..ExecFields::default()
+        }),
         ..ProbeFields::default()
     })
 }

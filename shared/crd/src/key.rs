@@ -1,4 +1,5 @@
-//! Labels and annotations by which a component says which scopes it belongs to and what it depends on.
+//! Labels and annotations by which a component says which scopes it belongs to and what it depends on, and a pod what
+//! its agent checks.
 
 use {healthscope_shared::name::Name, std::collections::BTreeMap};
 
@@ -8,9 +9,36 @@ pub const PREFIX: &str = "healthscope.core.oam.dev/";
 pub const SCOPE_NAME: &str = "healthscope.core.oam.dev/name";
 /// Annotation: the components that this one depends on, `db,cache`, each `name` or `Kind/name`.
 pub const DEPENDS_ON: &str = "healthscope.core.oam.dev/depends-on";
+/// Label of a namespace or a pod, `enabled` or `disabled`: whether pods get an agent. The pod's own wins.
+pub const INJECT: &str = "healthscope.core.oam.dev/inject";
+/// Annotation: the containers whose own probes the agent repeats.
+pub const MIRROR: &str = "healthscope.core.oam.dev/mirror";
+/// Annotation: the containers whose command checks are run.
+pub const EXEC: &str = "healthscope.core.oam.dev/exec";
+/// Annotation: the containers in which a postStart hook may start the runner.
+pub const POST_START: &str = "healthscope.core.oam.dev/post-start";
+/// Annotation: the containers whose readiness command may start the runner.
+pub const CARRY_READINESS: &str = "healthscope.core.oam.dev/carry-readiness";
+/// Annotation of a pod: checks beside those that its containers declare.
+pub const PROBES: &str = "healthscope.core.oam.dev/probes";
+/// Annotation: requests and limits of the agent's container.
+pub const RESOURCES: &str = "healthscope.core.oam.dev/resources";
+/// Annotation that the injector leaves on a pod: what it added, and what it could not.
+pub const INJECTED: &str = "healthscope.core.oam.dev/injected";
 /// Keys after [`PREFIX`] that mean something else: a scope that is called like one of these is named by
 /// [`SCOPE_NAME`] alone.
-pub const RESERVED: &[&str] = &["depends-on", "inject", "mirror", "name", "probes", "resources"];
+pub const RESERVED: &[&str] = &[
+    "carry-readiness",
+    "depends-on",
+    "exec",
+    "inject",
+    "injected",
+    "mirror",
+    "name",
+    "post-start",
+    "probes",
+    "resources",
+];
 /// Longest name part of a label key in Kubernetes; a scope with a longer name is named by [`SCOPE_NAME`] alone.
 pub const MAX_KEY_NAME_BYTES: usize = 63;
 

@@ -6,9 +6,9 @@
 use {
     super::{
         ExecAction, GRANULARITY, GrpcAction, Handler, HttpGetAction, MAX_DURATION, MIN_PERIOD, ProbeKind,
-        ProbeSpec, Scheme, TcpSocketAction,
+        ProbeSpec, RunnerCheck, Scheme, TcpSocketAction,
     },
-    crate::name::{PortName, ProbeName},
+    crate::name::{ContainerName, PortName, ProbeName},
     schemars::{JsonSchema, Schema, SchemaGenerator, json_schema},
     serde::{Deserialize, Deserializer, Serialize, de},
     std::{borrow::Cow, collections::BTreeMap, fmt, num::NonZeroU32, time::Duration},
@@ -129,6 +129,13 @@ pub struct ExecFields {
     /// Program and arguments. No shell is involved; write `[sh, -c, "..."]` for one. The command runs with the
     /// agent's environment and working directory, standard input empty.
     pub command: Vec<String>,
+    /// In a pod: the container in which the command runs, by the runner that the injector put there. Only together
+    /// with check; the injector writes both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// In a pod: which of the container's commands it is, counted from 0. Only together with container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<i32>,
 }
 
 /// An HTTP check.
@@ -542,7 +549,12 @@ impl NamedProbeFields {
 
 impl ExecFields {
     fn validate(self, errors: &mut Errors<'_>) -> Option<ExecAction> {
-        let Self { command } = self;
+        let Self {
+            command,
+            container,
+            check,
+        } = self;
+        let runner = validate_runner(container.as_deref(), check, errors)?;
         let mut errors = errors.at("command");
         if command.first().is_none_or(String::is_empty) {
             errors.push("must name a program");
@@ -558,8 +570,43 @@ impl ExecFields {
             ));
             return None;
         }
-        Some(ExecAction { command })
+        Some(ExecAction { command, runner })
     }
+}
+
+/// Whom the agent asks to run a command: nobody, or a container's runner. `None` when something was added to `errors`.
+fn validate_runner(
+    container: Option<&str>,
+    check: Option<i32>,
+    errors: &mut Errors<'_>,
+) -> Option<Option<RunnerCheck>> {
+    let (container, check) = match (container, check) {
+        (None, None) => return Some(None),
+        (Some(container), Some(check)) => (container, check),
+        (Some(_), None) => {
+            let message = "needs check beside it: the number of the command in that container";
+            errors.at("container").push(message);
+            return None;
+        }
+        (None, Some(_)) => {
+            let message = "needs container beside it: the name of the container that knows the command";
+            errors.at("check").push(message);
+            return None;
+        }
+    };
+    let container = ContainerName::new(container)
+        .map_err(|error| errors.at("container").push(error.to_string()))
+        .ok();
+    let number = u8::try_from(check)
+        .map_err(|_| {
+            let message = format!("must be from 0 to {}, is {check}", u8::MAX);
+            errors.at("check").push(message);
+        })
+        .ok();
+    Some(Some(RunnerCheck {
+        container: container?,
+        check: number?,
+    }))
 }
 
 impl HttpGetFields {
@@ -891,6 +938,19 @@ mod tests {
     }
 
     #[test]
+    fn commands_in_containers_name_them() {
+        let check = |yaml, expected: &str| {
+            let spec = validate(yaml, ProbeKind::Readiness).unwrap();
+            assert_eq!(spec.handler.to_string(), expected);
+        };
+        check("exec: {command: [cat, /tmp/ok]}", "exec cat /tmp/ok");
+        check(
+            "exec: {command: [cat, /tmp/ok], container: web, check: 255}",
+            "exec cat /tmp/ok in container web",
+        );
+    }
+
+    #[test]
     fn ipv6_hosts_lose_their_brackets_and_are_shown_with_them() {
         let spec = validate("tcpSocket: {port: 5, host: '[::1]'}", ProbeKind::Readiness).unwrap();
         assert_eq!(spec.handler.to_string(), "tcp [::1]:5");
@@ -906,6 +966,26 @@ mod tests {
             "has more than one",
         );
         r("{exec: {command: []}}", "exec.command: must name a program");
+        r(
+            "{exec: {command: [a], container: web}}",
+            "exec.container: needs check beside it",
+        );
+        r(
+            "{exec: {command: [a], check: 0}}",
+            "exec.check: needs container beside it",
+        );
+        r(
+            "{exec: {command: [a], container: web, check: 256}}",
+            "exec.check: must be from 0 to 255, is 256",
+        );
+        r(
+            "{exec: {command: [a], container: web, check: -1}}",
+            "exec.check: must be from 0 to 255, is -1",
+        );
+        r(
+            "{exec: {command: [a], container: ../web, check: 0}}",
+            "exec.container: \"../web\" is not a valid container name",
+        );
         r(
             "{httpGet: {port: 0}}",
             "httpGet.port: must be from 1 to 65535, is 0",

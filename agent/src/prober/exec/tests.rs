@@ -19,6 +19,7 @@ fn deadline(timeout: Duration) -> Deadline {
 async fn run_for(timeout: Duration, command: &[&str]) -> Found {
     let exec = ExecAction {
         command: command.iter().map(|word| (*word).to_owned()).collect(),
+        runner: None,
     };
     let with = Commands::default();
     let found = with.run(&exec, deadline(timeout)).await;
@@ -246,6 +247,7 @@ async fn dropping_a_run_kills_and_reaps_its_group() {
     let commands = Commands::default();
     let exec = ExecAction {
         command: vec!["sh".into(), "-c".into(), script],
+        runner: None,
     };
     let run = commands.run(&exec, deadline(SECONDS));
     let started = async {
@@ -273,6 +275,7 @@ async fn without_pidfd_commands_run_the_same() {
     };
     let exec = |command: &str| ExecAction {
         command: vec!["sh".into(), "-c".into(), command.into()],
+        runner: None,
     };
     let found = commands.run(&exec("echo hi; exit 2"), deadline(SECONDS)).await;
     is(&found, exit_code(), "exit code 2: hi");
@@ -306,6 +309,7 @@ async fn too_many_processes_that_cannot_be_reaped_stop_new_ones() {
     }
     let exec = ExecAction {
         command: vec!["true".into()],
+        runner: None,
     };
     let found = commands.run(&exec, deadline(SECONDS)).await;
     assert_eq!(found.result, RunResult::Error(Reason::OUT_OF_RESOURCES));
