@@ -334,8 +334,7 @@ fn is_possible(pod: &Value, options: &Options) -> Result<(), SkipReason> {
     if is_ours {
         return Err(SkipReason::OwnPod);
     }
-    let is_windows =
-        spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
+    let is_windows = spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
     if is_windows {
         return Err(SkipReason::Windows);
     }

@@ -250,7 +250,9 @@ fn probes(pod: &Value) -> Result<Vec<ExtraProbe>, SkipReason> {
 fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
     let one = |problem: String| vec![format!(": {problem}")];
     let known = shape::container_names(pod);
-    let named = value.as_object_mut().and_then(|object| object.remove("container"));
+    let named = value
+        .as_object_mut()
+        .and_then(|object| object.remove("container"));
     let container = match (named, known.as_slice()) {
         (Some(Value::String(name)), known) if known.contains(&name.as_str()) => name,
         (Some(Value::String(name)), known) => {
@@ -265,8 +267,8 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
             )]);
         }
     };
-    let mut fields: NamedProbeFields =
-        serde_json::from_value(value).map_err(|error| one(healthscope_shared::one_line(&error.to_string(), 200)))?;
+    let mut fields: NamedProbeFields = serde_json::from_value(value)
+        .map_err(|error| one(healthscope_shared::one_line(&error.to_string(), 200)))?;
     let ports = ports(
         shape::list(pod, "containers")
             .iter()
@@ -283,8 +285,14 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
             .push("container and check are written by the injector; say container beside name");
     }
     for (field, host) in [
-        ("httpGet.host", fields.http_get.as_ref().and_then(|http| http.host.as_deref())),
-        ("tcpSocket.host", fields.tcp_socket.as_ref().and_then(|tcp| tcp.host.as_deref())),
+        (
+            "httpGet.host",
+            fields.http_get.as_ref().and_then(|http| http.host.as_deref()),
+        ),
+        (
+            "tcpSocket.host",
+            fields.tcp_socket.as_ref().and_then(|tcp| tcp.host.as_deref()),
+        ),
     ] {
         if host.is_some_and(|host| !is_in_pod(host)) {
             errors
@@ -303,7 +311,9 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
     }
     let resolve = |port: &mut PortRef| {
         if let PortRef::Name(name) = port
-            && let Some(&number) = PortName::new(name.as_str()).ok().and_then(|name| ports.get(&name))
+            && let Some(&number) = PortName::new(name.as_str())
+                .ok()
+                .and_then(|name| ports.get(&name))
         {
             *port = PortRef::Number(number.into());
         }
@@ -322,7 +332,9 @@ pub(super) fn ports(container: &Value) -> BTreeMap<PortName, u16> {
     let mut ports = BTreeMap::new();
     for port in shape::items(&container["ports"]) {
         let name = PortName::new(shape::name(port));
-        let number = port["containerPort"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let number = port["containerPort"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok());
         if let (Ok(name), Some(number)) = (name, number.filter(|port| *port > 0)) {
             ports.entry(name).or_insert(number);
         }
@@ -348,7 +360,10 @@ fn yaml(text: &str) -> Result<Value, String> {
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let error = error.without_snippet().to_string();
-        format!("is neither YAML nor JSON: {}", healthscope_shared::one_line(&error, 200))
+        format!(
+            "is neither YAML nor JSON: {}",
+            healthscope_shared::one_line(&error, 200)
+        )
     })
 }
 

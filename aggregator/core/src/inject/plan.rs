@@ -94,11 +94,17 @@ pub(super) fn plan(pod: &Value, settings: &Settings, options: &Options) -> Resul
         let mut candidates = candidates(container, settings, &mut plan.notes);
         commands(index, container, &mut candidates, settings, options, &mut plan)?;
         let name = shape::name(container);
-        found.extend(candidates.into_iter().map(|candidate| (name.to_owned(), candidate)));
+        found.extend(
+            candidates
+                .into_iter()
+                .map(|candidate| (name.to_owned(), candidate)),
+        );
     }
     plan.probes = named(found)?;
     if plan.probes.is_empty() {
-        return Err(SkipReason::NothingToCheck { hint: hint(&plan.notes) });
+        return Err(SkipReason::NothingToCheck {
+            hint: hint(&plan.notes),
+        });
     }
     Ok(plan)
 }
@@ -138,7 +144,10 @@ fn candidates(container: &Value, settings: &Settings, notes: &mut Vec<Note>) -> 
     let extra = settings.probes.iter().filter(|probe| probe.container == name);
     for ExtraProbe { container, fields } in extra {
         if fields.exec.is_some() && !settings.exec.has(container) {
-            let message = format!("the annotation {} leaves the commands of this container out", key::EXEC);
+            let message = format!(
+                "the annotation {} leaves the commands of this container out",
+                key::EXEC
+            );
             notes.push(Note::new(name, &fields.name, NoteReason::TurnedOff, message));
             continue;
         }
@@ -264,7 +273,10 @@ fn way(container: &Value, settings: &Settings) -> Result<Way, String> {
     };
     let kind = "its liveness probe is no command, so nothing starts the runner that would run this one";
     Err(if hook_is_ours_to_use {
-        format!("{kind}; the annotation {} allows a postStart hook for that", add(key::POST_START, &settings.post_start))
+        format!(
+            "{kind}; the annotation {} allows a postStart hook for that",
+            add(key::POST_START, &settings.post_start)
+        )
     } else if is_command("readinessProbe") {
         format!(
             "{kind}, and its postStart hook is no command either; the annotation {} lets its readiness probe start it",
@@ -282,7 +294,10 @@ fn check_mounts(container: &Value) -> Result<(), SkipReason> {
         .filter_map(|mount| mount["mountPath"].as_str())
         .find(|path| {
             let path = path.trim_end_matches('/');
-            path == DIRECTORY || path.strip_prefix(DIRECTORY).is_some_and(|rest| rest.starts_with('/'))
+            path == DIRECTORY
+                || path
+                    .strip_prefix(DIRECTORY)
+                    .is_some_and(|rest| rest.starts_with('/'))
         });
     match clash {
         Some(path) => Err(SkipReason::MountPathClash {
@@ -298,7 +313,12 @@ fn variables(container: &Value) -> BTreeMap<&str, &str> {
     shape::items(&container["env"])
         .iter()
         .filter(|variable| variable["valueFrom"].is_null())
-        .map(|variable| (shape::name(variable), variable["value"].as_str().unwrap_or_default()))
+        .map(|variable| {
+            (
+                shape::name(variable),
+                variable["value"].as_str().unwrap_or_default(),
+            )
+        })
         .collect()
 }
 
@@ -327,7 +347,12 @@ fn mirrored(
         failure_threshold: number("failureThreshold")?,
         ..NamedProbeFields::default()
     };
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .map(ToOwned::to_owned)
+    };
     let own_host = |host: &Value| match text(host) {
         None => Ok(()),
         Some(host) => Err((
@@ -373,7 +398,10 @@ fn mirrored(
             host: None,
         });
     } else if let Some(grpc) = probe["grpc"].as_object() {
-        let port = grpc.get("port").and_then(Value::as_i64).and_then(|port| i32::try_from(port).ok());
+        let port = grpc
+            .get("port")
+            .and_then(Value::as_i64)
+            .and_then(|port| i32::try_from(port).ok());
         fields.grpc = Some(GrpcFields {
             port: port.ok_or_else(|| unusable("its port is no number".to_owned()))?,
             service: grpc.get("service").and_then(text),
@@ -405,8 +433,13 @@ fn port(port: &Value, names: &BTreeMap<PortName, u16>) -> Result<PortRef, (NoteR
         _ => None,
     };
     number.map(PortRef::Number).ok_or_else(|| {
-        let shown = port.as_str().map_or_else(|| port.to_string(), |name| format!("{name:?}"));
-        let message = format!("the container has no port called {}", healthscope_shared::truncate(&shown, 80));
+        let shown = port
+            .as_str()
+            .map_or_else(|| port.to_string(), |name| format!("{name:?}"));
+        let message = format!(
+            "the container has no port called {}",
+            healthscope_shared::truncate(&shown, 80)
+        );
         (NoteReason::PortNotFound, message)
     })
 }
@@ -502,7 +535,8 @@ impl Target {
             }
             Way::PostStart => {
                 let lifecycle = shape::object_mut(container, "lifecycle");
-                let own = shape::words(&lifecycle.get("postStart").unwrap_or(&Value::Null)["exec"]["command"]);
+                let own =
+                    shape::words(&lifecycle.get("postStart").unwrap_or(&Value::Null)["exec"]["command"]);
                 let line = command::write(Verb::Start, commands, own.as_deref());
                 let hook = shape::object_mut(lifecycle, "postStart");
                 let exec: &mut Map<String, Value> = shape::object_mut(hook, "exec");

@@ -220,7 +220,11 @@ mod tests {
             ("1001", "1001", "1001"),
         ] {
             let quantity = Quantity::parse(text).unwrap();
-            assert_eq!((quantity.cpu(), quantity.memory()), (cpu.into(), memory.into()), "{text}");
+            assert_eq!(
+                (quantity.cpu(), quantity.memory()),
+                (cpu.into(), memory.into()),
+                "{text}"
+            );
         }
     }
 

@@ -115,7 +115,9 @@ impl Amounts {
             };
             let Some(quantity) = Quantity::parse(&text) else {
                 let shown = healthscope_shared::truncate(&text, 60);
-                return Err(format!("{path}.{name}: {shown} is not a quantity; write for example 10m or 32Mi"));
+                return Err(format!(
+                    "{path}.{name}: {shown} is not a quantity; write for example 10m or 32Mi"
+                ));
             };
             amounts.set(kind, quantity);
         }
@@ -134,8 +136,14 @@ impl Amounts {
 impl Resources {
     /// Nothing said at all.
     const NONE: Self = Self {
-        requests: Amounts { cpu: None, memory: None },
-        limits: Amounts { cpu: None, memory: None },
+        requests: Amounts {
+            cpu: None,
+            memory: None,
+        },
+        limits: Amounts {
+            cpu: None,
+            memory: None,
+        },
     };
 
     /// Reads `{requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 64Mi}}`.
@@ -146,9 +154,14 @@ impl Resources {
         let object = value
             .as_object()
             .ok_or("must be a mapping, such as {requests: {cpu: 10m, memory: 32Mi}}")?;
-        if let Some(unknown) = object.keys().find(|key| !matches!(key.as_str(), "requests" | "limits")) {
+        if let Some(unknown) = object
+            .keys()
+            .find(|key| !matches!(key.as_str(), "requests" | "limits"))
+        {
             let shown = healthscope_shared::truncate(unknown, 60);
-            return Err(format!("there is no field {shown:?}; the fields are requests and limits"));
+            return Err(format!(
+                "there is no field {shown:?}; the fields are requests and limits"
+            ));
         }
         let resources = Self {
             requests: Amounts::read(&value["requests"], "requests")?,
@@ -161,7 +174,11 @@ impl Resources {
                 return Err(format!("requests.{} is above limits.{0}", kind.as_str()));
             }
         }
-        if resources.limits.memory.is_some_and(|limit| limit < MIN_MEMORY_LIMIT) {
+        if resources
+            .limits
+            .memory
+            .is_some_and(|limit| limit < MIN_MEMORY_LIMIT)
+        {
             return Err(format!(
                 "limits.memory must be at least {}: an agent that runs out of memory takes the pod out of service",
                 MIN_MEMORY_LIMIT.memory()
@@ -250,9 +267,11 @@ pub(super) fn fit(
     default: Resources,
     around: &Surroundings<'_>,
 ) -> Result<Resources, SkipReason> {
-    let has_pod_level = ["requests", "limits"]
-        .iter()
-        .any(|part| pod["spec"]["resources"][*part].as_object().is_some_and(|part| !part.is_empty()));
+    let has_pod_level = ["requests", "limits"].iter().any(|part| {
+        pod["spec"]["resources"][*part]
+            .as_object()
+            .is_some_and(|part| !part.is_empty())
+    });
     if has_pod_level {
         // The pod has a budget as a whole, and containers may not ask for more than it: the agent lives within.
         return Ok(asked.unwrap_or(Resources::NONE));
@@ -424,12 +443,18 @@ fn check_container(ranges: &[LimitRange], resources: Resources) -> Result<(), Sk
                 if let Some(most) = amount(item.max.as_ref(), key)
                     && said.iter().flatten().any(|amount| *amount > most)
                 {
-                    return refuse(format!("it allows a container at most {} of {key}", kind.show(most)));
+                    return refuse(format!(
+                        "it allows a container at most {} of {key}",
+                        kind.show(most)
+                    ));
                 }
                 if let Some(least) = amount(item.min.as_ref(), key)
                     && said.iter().flatten().any(|amount| *amount < least)
                 {
-                    return refuse(format!("it asks for at least {} of {key} in a container", kind.show(least)));
+                    return refuse(format!(
+                        "it asks for at least {} of {key} in a container",
+                        kind.show(least)
+                    ));
                 }
                 if let (Some(ratio), [Some(request), Some(limit)]) =
                     (amount(item.max_limit_request_ratio.as_ref(), key), said)
@@ -536,7 +561,11 @@ const COUNTED: [(&str, Kind, bool); 6] = [
     ("limits.memory", Kind::Memory, true),
 ];
 /// What each container must say where a quota counts it, and the agent's does not.
-const NOT_SAID: [&str; 3] = ["ephemeral-storage", "requests.ephemeral-storage", "limits.ephemeral-storage"];
+const NOT_SAID: [&str; 3] = [
+    "ephemeral-storage",
+    "requests.ephemeral-storage",
+    "limits.ephemeral-storage",
+];
 
 fn hard(quota: &ResourceQuota) -> Option<&BTreeMap<String, ApiQuantity>> {
     quota.spec.as_ref()?.hard.as_ref()
@@ -560,7 +589,9 @@ fn demand(quota: &ResourceQuota, resources: &mut Resources, wanted: Resources) -
     match NOT_SAID.iter().find(|key| hard.contains_key(**key)) {
         Some(key) => Err(SkipReason::QuotaExceeded {
             name: called(quota.metadata.name.as_ref()),
-            problem: format!("it counts {key}, which every container must then state, and the agent's does not"),
+            problem: format!(
+                "it counts {key}, which every container must then state, and the agent's does not"
+            ),
         }),
         None => Ok(()),
     }

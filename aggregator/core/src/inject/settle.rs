@@ -19,19 +19,26 @@ pub(super) fn settle(before: &Value, after: &mut Value) {
         return;
     };
     let before = &before["spec"];
-    list(&before["initContainers"], spec, "initContainers", |name| name == AGENT);
+    list(&before["initContainers"], spec, "initContainers", |name| {
+        name == AGENT
+    });
     list(&before["volumes"], spec, "volumes", |name| {
         matches!(name, RUNNER_VOLUME | TOKEN_VOLUME)
     });
     let containers = spec.get_mut("containers").and_then(Value::as_array_mut);
-    for (before, container) in shape::items(&before["containers"]).iter().zip(containers.into_iter().flatten()) {
+    for (before, container) in shape::items(&before["containers"])
+        .iter()
+        .zip(containers.into_iter().flatten())
+    {
         let Some(container) = container.as_object_mut() else {
             continue;
         };
         if shape::name(before) != container.get("name").and_then(Value::as_str).unwrap_or_default() {
             continue;
         }
-        list(&before["volumeMounts"], container, "volumeMounts", |name| name == RUNNER_VOLUME);
+        list(&before["volumeMounts"], container, "volumeMounts", |name| {
+            name == RUNNER_VOLUME
+        });
         // The one probe that may be wholly ours, and so have defaults now.
         let slot = "livenessProbe";
         if let Some(made) = container.get_mut(slot)

@@ -143,7 +143,15 @@ mod tests {
 
     #[test]
     fn the_kubelet_makes_of_it_what_was_meant() {
-        for word in ["$(HOME)", "$$", "$", "$(HEALTHSCOPE_POD_IP)", "\"$(A)\"\n", "a$$(b)", "kill -0 $$"] {
+        for word in [
+            "$(HOME)",
+            "$$",
+            "$",
+            "$(HEALTHSCOPE_POD_IP)",
+            "\"$(A)\"\n",
+            "a$$(b)",
+            "kill -0 $$",
+        ] {
             let probe = NamedProbeFields {
                 name: "c".to_owned(),
                 exec: Some(ExecFields {
@@ -154,7 +162,11 @@ mod tests {
             };
             let written = component("web", &[probe]);
             assert!(!written.contains('\n'), "{written}");
-            let variables = BTreeMap::from([("HEALTHSCOPE_POD_IP", "fd00::1"), ("HOME", "/wrong"), ("A", "wrong")]);
+            let variables = BTreeMap::from([
+                ("HEALTHSCOPE_POD_IP", "fd00::1"),
+                ("HOME", "/wrong"),
+                ("A", "wrong"),
+            ]);
             let read: ComponentObject = serde_json::from_str(&expand(&written, &variables)).unwrap();
             assert_eq!(read.spec.host.as_deref(), Some("fd00::1"));
             let command = &read.spec.probes[0].exec.as_ref().unwrap().command;

@@ -41,16 +41,22 @@ pub enum SkipReason {
         problem: String,
     },
     /// Its address is the node's, and not its own.
-    #[error("the pod uses its node's network (hostNetwork), where an agent could not tell it from its neighbours")]
+    #[error(
+        "the pod uses its node's network (hostNetwork), where an agent could not tell it from its neighbours"
+    )]
     HostNetwork,
     /// It sees all processes of its node.
-    #[error("the pod uses its node's process ids (hostPID), and what sees all processes of a node gets no company")]
+    #[error(
+        "the pod uses its node's process ids (hostPID), and what sees all processes of a node gets no company"
+    )]
     HostPid,
     /// There is no agent for Windows.
     #[error("the pod runs on Windows, and the agent runs on Linux only")]
     Windows,
     /// The API server's picture of a pod that a kubelet has from a file.
-    #[error("this is the mirror of a static pod, which its kubelet reads from a file and nobody can change here")]
+    #[error(
+        "this is the mirror of a static pod, which its kubelet reads from a file and nobody can change here"
+    )]
     MirrorPod,
     /// HealthScope itself.
     #[error("the pod is a part of HealthScope itself")]
@@ -113,8 +119,10 @@ pub enum SkipReason {
         hint: String,
     },
     /// Native sidecars are not known there.
-    #[error("Kubernetes {major}.{minor} starts no native sidecars (initContainers with restartPolicy: Always); \
-             it takes 1.29 or newer")]
+    #[error(
+        "Kubernetes {major}.{minor} starts no native sidecars (initContainers with restartPolicy: Always); \
+             it takes 1.29 or newer"
+    )]
     OldKubernetes {
         /// Its version's first number.
         major: u32,
