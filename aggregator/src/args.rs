@@ -91,7 +91,8 @@ pub struct Args {
         long,
         env = "HEALTHSCOPE_WEBHOOK_CONFIGURATION",
         value_name = "NAME",
-        requires = "tls_secret"
+        requires = "tls_secret",
+        conflicts_with_all = ["tls_cert", "tls_key"]
     )]
     pub webhook_configuration: Option<String>,
     /// Image of the agents that pods get.

@@ -191,7 +191,7 @@ subjects: [{{apiGroup: rbac.authorization.k8s.io, kind: User, name: {name}}}]
         let output = CLUSTER
             .kubectl_command()
             .args(["run", "probe", "--image=x", "--dry-run=server", "-o", "json", "-n", &self.shop])
-            .args(["--overrides", r#"{"spec":{"containers":[{"name":"probe","image":"x","readinessProbe":{"tcpSocket":{"port":1}}}]}}"#])
+            .args(["--overrides", r#"{"spec":{"serviceAccountName":"default","containers":[{"name":"probe","image":"x","readinessProbe":{"tcpSocket":{"port":1}}}]}}"#])
             .output()?;
         ensure!(
             output.status.success(),
@@ -379,11 +379,13 @@ fn patch(answer: &(u16, String)) -> anyhow::Result<Option<Value>> {
     Ok(Some(serde_json::from_slice(&STANDARD.decode(patch)?)?))
 }
 
+/// The ServiceAccount is named because nothing here does that for it: there is no controller manager.
 const POD: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {name: NAME}
 spec:
+  serviceAccountName: default
   containers:
     - {name: main, image: example.org/app, readinessProbe: {tcpSocket: {port: 8080}}}
 ";
