@@ -8,12 +8,12 @@ use {
         args::{Args, AuthMode},
         certificates::{Certificates, Files},
         declared::Declared,
-        identity::{Identity, readers::Readers},
+        identity::{Identity, claims::AGENT_AUDIENCE, readers::Readers},
         kubernetes::{Kubernetes, KubernetesError, Place},
     },
     healthscope_core::{
         event,
-        inject::{self, Amounts, Options, Quantity, Resources, Stance},
+        inject::{Amounts, Options, Quantity, Resources, Stance},
         owner::Address,
     },
     healthscope_service::{
@@ -329,7 +329,7 @@ impl Config {
                         aggregator,
                         server_name: None,
                         ca_pem: None,
-                        audience: inject::AUDIENCE.to_owned(),
+                        audience: AGENT_AUDIENCE.to_owned(),
                         resources: resources(agent_cpu, agent_memory),
                         post_start,
                         kubernetes: None,

@@ -14,6 +14,14 @@ use {
 /// Where the command line looks for an aggregator when nobody says otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "127.0.0.1:7575";
 
+/// Where agents in a cluster find the aggregator when nobody says otherwise: the Service of the installation.
+const DEFAULT_AGGREGATOR: &str = "wss://healthscope-aggregator.healthscope-system.svc:7575";
+/// The agent's image when nobody says otherwise.
+const DEFAULT_IMAGE: &str = concat!(
+    "ghcr.io/healthscope/healthscope-agent:",
+    env!("CARGO_PKG_VERSION")
+);
+
 /// Where HealthScope is installed when nobody says otherwise.
 const AGGREGATOR_NAMESPACE: &str = "healthscope-system";
 /// How the aggregator's pods are labelled there.
@@ -165,6 +173,8 @@ pub(crate) enum Command {
     Probe(ProbeArgs),
     /// Validate files, and show what they mean with every default filled in
     Check(CheckArgs),
+    /// Put agents beside the containers in manifests, as the cluster's webhook does
+    Inject(InjectArgs),
     /// Describe the fields of the files, and the words of verdicts
     Explain(ExplainArgs),
     /// Print the versions of this program and of the aggregator
@@ -385,6 +395,44 @@ pub(crate) struct CheckArgs {
     /// Print nothing but problems
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Reads Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates and
+Lists of them; everything else passes through as it is, in its place. Comments in what is changed are lost. Standard
+error says of each workload what became of it, and why one is left as it is. Asks nobody: limits and quotas of the
+cluster are not known here. Exit code 0 when everything could be read, also when nothing was changed.
+
+Examples:
+  healthscope inject -f deploy.yaml --ca ca.crt | kubectl apply -f -
+  healthscope inject -f deploy.yaml --diff
+  kustomize build | healthscope inject -f - > injected.yaml")]
+pub(crate) struct InjectArgs {
+    /// File or directory of manifests; may be repeated; - is standard input
+    #[arg(short, long, value_name = "FILE|DIR", required = true)]
+    pub(crate) file: Vec<PathBuf>,
+    /// Print what would change instead
+    #[arg(long)]
+    pub(crate) diff: bool,
+    /// Where agents report to. They trust the certificates of --ca, which is written into the pods
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "HEALTHSCOPE_AGGREGATOR",
+        hide_env_values = true,
+        default_value = DEFAULT_AGGREGATOR
+    )]
+    pub(crate) aggregator: String,
+    /// The name in the aggregator's certificate, when it is not the host of its URL
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+    /// The agent's image
+    #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
+    pub(crate) image: String,
+    /// Let a postStart hook start the runner where nothing else can, for command checks
+    #[arg(long)]
+    pub(crate) post_start: bool,
 }
 
 #[derive(Debug, ClapArgs)]

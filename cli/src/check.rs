@@ -66,7 +66,7 @@ pub(crate) fn run(args: &CheckArgs, terminal: Terminal) -> Result<Answer, Failur
 }
 
 /// All sources of all paths, or all that is wrong with reading them, one line each.
-fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Vec<String>> {
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Vec<String>> {
     let mut sources = Vec::new();
     let mut problems = Vec::new();
     for path in paths {
@@ -104,15 +104,17 @@ fn standard_input() -> Result<Source, Problem> {
     config_files::source(NAME, bytes)
 }
 
-fn lines<E: ToString>(errors: impl IntoIterator<Item = E>) -> Vec<String> {
+/// Each on a line of its own.
+pub(crate) fn lines<E: ToString>(errors: impl IntoIterator<Item = E>) -> Vec<String> {
     errors.into_iter().map(|error| error.to_string()).collect()
 }
 
+/// Prints lines to standard error, harmless whatever is in them.
 #[expect(
     clippy::print_stderr,
     reason = "problems go to standard error, what was understood to standard output"
 )]
-fn say(problems: &[String]) {
+pub(crate) fn say(problems: &[String]) {
     for problem in problems {
         eprintln!("{}", visible(problem));
     }

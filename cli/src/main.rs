@@ -14,6 +14,7 @@ mod follow;
 mod get;
 #[cfg(test)]
 mod golden;
+mod inject;
 mod object;
 mod probe;
 mod schema;
@@ -53,6 +54,7 @@ fn run(args: Args, backend: Backend) -> Result<Answer, Failure> {
         Command::Completion(args) => completion::run(&args, terminal),
         Command::Docs(args) => docs::run(&args, terminal),
         Command::Check(args) => check::run(&args, terminal),
+        Command::Inject(args) => inject::run(&args, global.server.ca.as_deref(), terminal),
         Command::Up(args) => up::run(&args, terminal),
         command => runtime()?.block_on(run_async(Args { global, command }, backend, terminal)),
     }
@@ -102,6 +104,7 @@ async fn run_async(args: Args, backend: Backend, terminal: Terminal) -> Result<A
         }
         Command::Up(_)
         | Command::Check(_)
+        | Command::Inject(_)
         | Command::Explain(_)
         | Command::Completion(_)
         | Command::Docs(_) => {

@@ -5,5 +5,6 @@
 mod demo;
 mod examples;
 mod files;
+mod inject;
 mod support;
 mod usage;

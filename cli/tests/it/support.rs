@@ -20,7 +20,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 pub(crate) const TIMEOUT: &str = "--timeout=300s";
 
 /// Variables that would change what the program does.
-const UNSET: [&str; 6] = [
+const UNSET: [&str; 7] = [
+    "HEALTHSCOPE_AGGREGATOR",
     "HEALTHSCOPE_SERVER",
     "HEALTHSCOPE_TOKEN_FILE",
     "HEALTHSCOPE_CA",

@@ -30,6 +30,8 @@ const MAX_ANNOTATION_BYTES: usize = 64 * 1024;
 const MAX_PROBES: usize = 100;
 /// Most parser events of an annotation in YAML, about two for each value.
 const MAX_EVENTS: usize = 50_000;
+/// Most names of containers that a message lists.
+const MAX_NAMES: usize = 8;
 /// Most problems of one annotation that are told.
 const MAX_PROBLEMS: usize = 3;
 
@@ -190,13 +192,23 @@ fn selection(
 }
 
 fn no_container(name: &str, known: &[&str]) -> String {
-    let shown: Vec<&str> = known.iter().copied().take(8).collect();
     format!(
         "no container is called {:?}; there {} {}",
         truncate(name, 80),
         if known.len() == 1 { "is" } else { "are" },
-        shown.join(", "),
+        some(known),
     )
+}
+
+/// The first few of many names.
+fn some(names: &[&str]) -> String {
+    let shown: Vec<&str> = names.iter().copied().take(MAX_NAMES).collect();
+    let more = if names.len() > MAX_NAMES {
+        " and others"
+    } else {
+        ""
+    };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn resources(pod: &Value, around: &Surroundings<'_>) -> Result<Option<Resources>, SkipReason> {
@@ -262,8 +274,8 @@ fn probe(mut value: Value, pod: &Value) -> Result<ExtraProbe, Vec<String>> {
         (None, [only]) => (*only).to_owned(),
         (None, _) => {
             return Err(vec![format!(
-                ".container: is needed, because the pod has several: {}",
-                no_container("", &known)
+                ".container: is needed, because there are several: {}",
+                some(&known)
             )]);
         }
     };

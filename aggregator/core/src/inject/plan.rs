@@ -103,21 +103,30 @@ pub(super) fn plan(pod: &Value, settings: &Settings, options: &Options) -> Resul
     plan.probes = named(found)?;
     if plan.probes.is_empty() {
         return Err(SkipReason::NothingToCheck {
-            hint: hint(&plan.notes),
+            hint: hint(pod, &plan.notes),
         });
     }
     Ok(plan)
 }
 
 /// What would give a pod without checks something to check.
-fn hint(notes: &[Note]) -> String {
-    match notes.first() {
+fn hint(pod: &Value, notes: &[Note]) -> String {
+    let is_actionable = |note: &&Note| note.reason == NoteReason::Unsupported;
+    let has_probes = shape::list(pod, "containers")
+        .iter()
+        .any(|container| SLOTS.iter().any(|(slot, _)| !container[*slot].is_null()));
+    match notes.iter().find(is_actionable).or(notes.first()) {
+        Some(note) if notes.len() == 1 => note.to_string(),
+        Some(note) => format!("{note} (and {} more)", notes.len() - 1),
+        None if has_probes => format!(
+            "the annotations {} and {} leave out all probes that the containers have",
+            key::MIRROR,
+            key::EXEC
+        ),
         None => format!(
             "no container has a probe; give one a readinessProbe, or add checks with the annotation {}",
             key::PROBES
         ),
-        Some(note) if notes.len() == 1 => note.to_string(),
-        Some(note) => format!("{note} (and {} more)", notes.len() - 1),
     }
 }
 
@@ -329,22 +338,23 @@ fn mirrored(
     ports: &BTreeMap<PortName, u16>,
 ) -> Result<NamedProbeFields, (NoteReason, String)> {
     let unusable = |message: String| (NoteReason::NotUsable, message);
-    let number = |field: &str| match &probe[field] {
+    // Defaults are left out, so that it makes no difference whether the API server has filled them in yet.
+    let number = |field: &str, default: i32| match &probe[field] {
         Value::Null => Ok(None),
         value => value
             .as_i64()
             .and_then(|number| i32::try_from(number).ok())
-            .map(Some)
+            .map(|number| Some(number).filter(|number| ![0, default].contains(number)))
             .ok_or_else(|| unusable(format!("{field} is not a number that fits"))),
     };
     let mut fields = NamedProbeFields {
         name: kind.as_str().to_owned(),
         kind: Some(kind),
-        initial_delay_seconds: number("initialDelaySeconds")?,
-        period_seconds: number("periodSeconds")?,
-        timeout_seconds: number("timeoutSeconds")?,
-        success_threshold: number("successThreshold")?,
-        failure_threshold: number("failureThreshold")?,
+        initial_delay_seconds: number("initialDelaySeconds", 0)?,
+        period_seconds: number("periodSeconds", 10)?,
+        timeout_seconds: number("timeoutSeconds", 1)?,
+        success_threshold: number("successThreshold", 1)?,
+        failure_threshold: number("failureThreshold", 3)?,
         ..NamedProbeFields::default()
     };
     let text = |value: &Value| {
@@ -385,7 +395,7 @@ fn mirrored(
             value: header["value"].as_str().unwrap_or_default().to_owned(),
         };
         fields.http_get = Some(HttpGetFields {
-            path: text(field("path")),
+            path: text(field("path")).filter(|path| path != "/"),
             port: port(field("port"), ports)?,
             scheme,
             http_headers: shape::items(field("httpHeaders")).iter().map(header).collect(),

@@ -620,3 +620,221 @@ fn check_quota(quota: &ResourceQuota, total: Resources) -> Result<(), SkipReason
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(yaml: &str) -> Value {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    /// Fits an agent into a pod with one container that asks for `own`; `limits` are of LimitRanges, `hard` of a quota.
+    #[track_caller]
+    fn check(own: &str, limits: &str, hard: &str, expected: &str) {
+        let pod = json(&format!("spec: {{containers: [{{name: a, resources: {own}}}]}}"));
+        check_pod_with(&pod, limits, hard, expected);
+    }
+
+    #[track_caller]
+    fn check_pod_with(pod: &Value, limits: &str, hard: &str, expected: &str) {
+        let range = json(&format!(
+            "{{metadata: {{name: range}}, spec: {{limits: {limits}}}}}"
+        ));
+        let quota = json(&format!(
+            "{{metadata: {{name: quota}}, spec: {hard}, status: {{used: {{requests.memory: 1Gi}}}}}}"
+        ));
+        let nothing = BTreeMap::new();
+        let around = Surroundings {
+            labels: &nothing,
+            annotations: &nothing,
+            limit_ranges: &[serde_json::from_value(range).unwrap()],
+            quotas: &[serde_json::from_value(quota).unwrap()],
+        };
+        let found = match fit(pod, None, Resources::default(), &around) {
+            Ok(resources) => resources
+                .write()
+                .map_or_else(|| "nothing".to_owned(), |value| value.to_string()),
+            Err(reason) => reason.to_string(),
+        };
+        let expected = match json(expected) {
+            Value::String(part) => part,
+            other => other.to_string(),
+        };
+        assert!(
+            found == expected || found.contains(&expected) && !expected.starts_with('{'),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn the_class_of_service_is_kept() {
+        let check = |own, expected| check(own, "[]", "{}", expected);
+        check("{}", "nothing");
+        check("{requests: {cpu: 0}}", "nothing");
+        check("{requests: {cpu: 1m}}", "{requests: {cpu: 5m, memory: 16Mi}}");
+        check("{limits: {memory: 1Gi}}", "{requests: {cpu: 5m, memory: 16Mi}}");
+        check(
+            "{limits: {cpu: 1, memory: 1Gi}}",
+            "{limits: {cpu: 20m, memory: 32Mi}, requests: {cpu: 20m, memory: 32Mi}}",
+        );
+        check(
+            "{limits: {cpu: 1, memory: 1024Mi}, requests: {cpu: 1000m, memory: 1Gi}}",
+            "{limits: {cpu: 20m, memory: 32Mi}, requests: {cpu: 20m, memory: 32Mi}}",
+        );
+        check(
+            "{limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 500m, memory: 1Gi}}",
+            "{requests: {cpu: 5m, memory: 16Mi}}",
+        );
+    }
+
+    #[test]
+    fn a_container_without_limits_makes_the_pod_burstable() {
+        let pod = json(
+            "spec: {containers: [{name: a, resources: {limits: {cpu: 1, memory: 1Gi}}}], initContainers: [{name: b}]}",
+        );
+        check_pod_with(&pod, "[]", "{}", "{requests: {cpu: 5m, memory: 16Mi}}");
+    }
+
+    #[test]
+    fn limit_ranges_are_met_or_are_the_reason() {
+        let burstable = "{requests: {cpu: 1, memory: 1Gi}}";
+        let check = |own, limits, expected| check(own, limits, "{}", expected);
+        check(
+            burstable,
+            "[{type: Container, max: {memory: 48Mi}}]",
+            "{limits: {memory: 48Mi}, requests: {cpu: 5m, memory: 16Mi}}",
+        );
+        check(
+            burstable,
+            "[{type: Container, min: {memory: 128Mi}, max: {memory: 1Gi}}]",
+            "{limits: {memory: 128Mi}, requests: {cpu: 5m, memory: 128Mi}}",
+        );
+        check(
+            burstable,
+            "[{type: Container, max: {cpu: 50m}}]",
+            "{limits: {cpu: 50m}, requests: {cpu: 5m, memory: 16Mi}}",
+        );
+        check(
+            burstable,
+            "[{type: Container, max: {cpu: 5m}}]",
+            "at most 5m of cpu, and the agent needs 10m",
+        );
+        check(
+            burstable,
+            "[{type: Container, max: {memory: 31Mi}}]",
+            "at most 31Mi of memory, and the agent needs 32Mi",
+        );
+        // Two ranges that exclude each other.
+        check(
+            burstable,
+            "[{type: Container, max: {memory: 40Mi}}, {type: Container, min: {memory: 50Mi}}]",
+            "LimitRange range leaves no room",
+        );
+        check(
+            "{limits: {cpu: 1, memory: 1Gi}}",
+            "[{type: Container, min: {cpu: 100m}, maxLimitRequestRatio: {cpu: 1}}]",
+            "{limits: {cpu: 100m, memory: 32Mi}, requests: {cpu: 100m, memory: 32Mi}}",
+        );
+        check(burstable, "[{type: Pod, max: {memory: 1Gi}}]", "1040Mi");
+        check(
+            burstable,
+            "[{type: PersistentVolumeClaim, max: {storage: 1}}]",
+            "{requests: {cpu: 5m, memory: 16Mi}}",
+        );
+        check(
+            burstable,
+            "[{type: Container, max: {memory: nonsense}}]",
+            "{requests: {cpu: 5m, memory: 16Mi}}",
+        );
+    }
+
+    #[test]
+    fn quotas_are_met_or_are_the_reason() {
+        let burstable = "{requests: {cpu: 1, memory: 1Gi}}";
+        let plain = "{requests: {cpu: 5m, memory: 16Mi}}";
+        let check = |own, hard, expected| check(own, "[]", hard, expected);
+        check(burstable, "{hard: {requests.memory: 3Gi}}", plain);
+        check(
+            burstable,
+            "{hard: {requests.memory: 2Gi}}",
+            "requests.memory is at 1Gi of 2Gi",
+        );
+        check(
+            burstable,
+            "{hard: {memory: 1Gi}}",
+            "memory is at 0 of 1Gi, and with the agent this pod needs 1040Mi",
+        );
+        check(
+            burstable,
+            "{hard: {limits.cpu: 1}}",
+            "{limits: {cpu: 100m}, requests: {cpu: 5m, memory: 16Mi}}",
+        );
+        check(burstable, "{hard: {pods: 0}}", plain);
+        check(
+            burstable,
+            "{hard: {requests.memory: 1}, scopes: [BestEffort]}",
+            plain,
+        );
+        check(
+            burstable,
+            "{hard: {requests.memory: 1}, scopes: [NotBestEffort]}",
+            "leaves no room",
+        );
+        check(
+            burstable,
+            "{hard: {requests.memory: 1}, scopes: [Terminating]}",
+            plain,
+        );
+        check(
+            burstable,
+            "{hard: {requests.memory: 1}, scopes: [NotTerminating]}",
+            "leaves no room",
+        );
+        check(
+            burstable,
+            "{hard: {requests.ephemeral-storage: 1Gi}}",
+            "it counts requests.ephemeral-storage",
+        );
+        // What the server would refuse anyway does not become ours to explain.
+        check("{}", "{hard: {requests.cpu: 10}}", "{requests: {cpu: 5m}}");
+    }
+
+    #[test]
+    fn init_containers_count_beside_the_agent() {
+        let pod = json(
+            "spec: {containers: [{name: a, resources: {requests: {memory: 100Mi}}}], \
+             initContainers: [{name: i, resources: {requests: {memory: 300Mi}}}, \
+             {name: s, restartPolicy: Always, resources: {requests: {memory: 50Mi}}}]}",
+        );
+        let total = total(&pod, Resources::default());
+        assert_eq!(total.requests.memory, Some(Quantity::mebi(316)));
+    }
+
+    #[test]
+    fn annotations_are_read() {
+        for (yaml, expected) in [
+            ("{requests: {cpu: 10m}}", "{\"requests\":{\"cpu\":\"10m\"}}"),
+            (
+                "{requests: {cpu: 1, memory: 1024Mi}}",
+                "{\"requests\":{\"cpu\":\"1\",\"memory\":\"1Gi\"}}",
+            ),
+            ("{limits: {memory: 31Mi}}", "at least 32Mi"),
+            ("{requests: {cpu: much}}", "requests.cpu: much is not a quantity"),
+            ("{requests: {gpu: 1}}", "requests.gpu: only cpu and memory"),
+            ("{request: {cpu: 1}}", "no field \"request\""),
+            (
+                "{requests: {cpu: 2}, limits: {cpu: 1}}",
+                "requests.cpu is above limits.cpu",
+            ),
+            ("[]", "must be a mapping"),
+            ("{requests: 3}", "requests: must be a mapping"),
+        ] {
+            let found = match Resources::read(&json(yaml)) {
+                Ok(resources) => resources.write().unwrap().to_string(),
+                Err(problem) => problem,
+            };
+            assert!(found.contains(expected), "{yaml}: {found}");
+        }
+    }
+}

@@ -20,7 +20,7 @@ pub(super) fn strip(pod: &Value) -> Result<Value, SkipReason> {
         return Err(SkipReason::AgentPresent { container: AGENT });
     }
     let mut base = pod.clone();
-    if let Some(metadata) = base["metadata"].as_object_mut() {
+    if let Some(metadata) = base.get_mut("metadata").and_then(Value::as_object_mut) {
         remove_from(metadata, "annotations", key::INJECTED);
     }
     let agent = shape::list(pod, "initContainers")
