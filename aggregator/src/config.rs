@@ -8,7 +8,7 @@ use {
         args::{Args, AuthMode},
         certificates::{Certificates, Files},
         declared::Declared,
-        identity::{Identity, claims::AGENT_AUDIENCE, readers::Readers},
+        identity::{AGENT_AUDIENCE, Identity, readers::Readers},
         kubernetes::{Kubernetes, KubernetesError, Place},
     },
     healthscope_core::{
