@@ -36,7 +36,7 @@ use {
     hyper::body::Incoming,
     jiff::Timestamp,
     serde_json::Value,
-    std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration},
+    std::{panic::AssertUnwindSafe, sync::Arc, time::Duration},
     tokio::{
         sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
         time::{self, Instant},
@@ -164,7 +164,7 @@ impl Admission {
         let response = match time::timeout_at(deadline, self.read(request)).await {
             Ok(Ok((_held, Review::Pod(question, asked)))) => {
                 let answer = time::timeout_at(deadline, self.clone().decide(question.clone(), *asked)).await;
-                let answer = answer.unwrap_or_else(|_| Err(Why::Late)).unwrap_or_else(|why| {
+                let answer = answer.unwrap_or(Err(Why::Late)).unwrap_or_else(|why| {
                     metrics.passed(why);
                     admission::pass(&question)
                 });
@@ -303,12 +303,10 @@ impl Admission {
 }
 
 /// Lets questions come for [`DRAIN`] after shutdown was given, then ends the listener.
-pub(crate) fn drain(shutdown: CancellationToken, stop: CancellationToken) -> impl Future<Output = ()> + Send {
-    async move {
-        shutdown.cancelled().await;
-        time::sleep(DRAIN).await;
-        stop.cancel();
-    }
+pub(crate) async fn drain(shutdown: CancellationToken, stop: CancellationToken) {
+    shutdown.cancelled().await;
+    time::sleep(DRAIN).await;
+    stop.cancel();
 }
 
 /// Makes the Events about pods that got no agent, until `shutdown`.
