@@ -6,19 +6,25 @@
 
 use {
     crate::{
+        admission::{self, Admission, EventEnds, SurroundingsEnds},
         api::{self, Api, Replica},
         bus::{Feed, StoreSender},
+        certificates::{
+            Certificates, Home,
+            publish::{self, PublishEnds},
+        },
         clock,
-        config::{Config, ConfigError, Limits, Source, Timing},
+        config::{Config, ConfigError, Limits, Source, Timing, Webhook},
         dashboard::{self, Dashboard},
         ingest::{self, Ingest, quota::Quota},
         kubernetes::{
+            Kubernetes,
             lease::{self, LeaseEnds},
             role::{self, Role},
             watch::{self as kubernetes_watch, WatchEnds},
             writer::{self, WriterEnds},
         },
-        listen::{self, Places, Server},
+        listen::{self, Deadlines, Places, Server},
         mailbox::Sessions,
         metrics::Metrics,
         site::{
@@ -92,6 +98,8 @@ pub struct App {
     config: Config,
     listener: TcpListener,
     address: SocketAddr,
+    /// Of the webhook.
+    webhook: Option<TcpListener>,
     snapshot: (watch::Sender<Arc<Snapshot>>, watch::Receiver<Arc<Snapshot>>),
 }
 
@@ -106,10 +114,16 @@ impl App {
         let listen_error = |source| AppError::Listen { address, source };
         let listener = listen::bind(address).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
+        let webhook = config.webhook.as_ref().map(|webhook| {
+            let address = webhook.listen;
+            listen::bind(address).map_err(|source| AppError::Listen { address, source })
+        });
+        let webhook = webhook.transpose()?;
         Ok(Self {
             config,
             listener,
             address,
+            webhook,
             snapshot: watch::channel(Arc::default()),
         })
     }
@@ -188,11 +202,14 @@ impl App {
             config,
             listener,
             address,
+            webhook: webhook_listener,
             snapshot: (snapshot_sender, snapshot),
         } = self;
         let Config {
             listen: _,
             tls,
+            webhook,
+            webhook_configuration,
             agents,
             readers,
             allow_plaintext: _,
@@ -233,6 +250,27 @@ impl App {
         };
         let actor = StoreActor::new(store_config(&timing, &limits, kubernetes.is_some()), ends);
         tasks.essential("store", actor.run(shutdown.token()));
+        if let Some(certificates) = &tls {
+            let ends = CertificateEnds {
+                certificates,
+                kubernetes: kubernetes.as_ref(),
+                configuration: webhook_configuration,
+                role: role.clone(),
+            };
+            keep_certificates(ends, &metrics, &tasks);
+        }
+        let is_webhook = webhook.is_some();
+        if let (Some(webhook), Some(listener), Some(certificates), Some(kubernetes)) =
+            (webhook, webhook_listener, &tls, kubernetes.as_ref())
+        {
+            let ends = WebhookEnds {
+                webhook,
+                listener,
+                certificates,
+                kubernetes,
+            };
+            serve_webhook(ends, &timing, &metrics, &tasks);
+        }
         if let Some(kubernetes) = kubernetes {
             // Others may write only when nothing is written here any more.
             let written = CancellationToken::new();
@@ -298,12 +336,21 @@ impl App {
             streams: 0.into(),
             shutdown: shutdown.clone(),
         });
+        let own = tls
+            .as_ref()
+            .filter(|certificates| certificates.are_our_own())
+            .map(Certificates::state);
+        if let Some(own) = &own {
+            let spreading = ingest::spread_trust(own.clone(), sessions.clone(), shutdown.token());
+            tasks.essential("trust", spreading);
+        }
         let ingest = Arc::new(Ingest {
             auth: agents,
             quota: Quota::new(limits.agents),
             store,
             role: role.clone(),
             sessions: sessions.clone(),
+            certificates: own.clone(),
             timing: timing.clone(),
             limits: limits.session,
             metrics: metrics.agents.clone(),
@@ -331,11 +378,12 @@ impl App {
         });
         let server = Arc::new(Server {
             site,
-            acceptor: tls.map(TlsAcceptor::from),
+            acceptor: tls.map(|certificates| TlsAcceptor::from(certificates.server_config())),
             places: Places::new(&limits, metrics.connections.open.clone()),
-            timing: timing.clone(),
+            deadlines: Deadlines::new(&timing),
             metrics: metrics.connections.clone(),
             tasks: tasks.clone(),
+            stop: shutdown.token(),
         });
         tasks.essential("accept", server.accept(listener));
         serving.ready();
@@ -344,13 +392,124 @@ impl App {
         shutdown.cancelled().await;
         serving.not_ready();
         sessions.drain(timing.spread);
-        let deadline = timing.shutdown + if is_elected { HAND_OVER } else { Duration::ZERO };
+        let let_go = if is_elected { HAND_OVER } else { Duration::ZERO };
+        let drained = if is_webhook {
+            admission::DRAIN
+        } else {
+            Duration::ZERO
+        };
+        let deadline = timing.shutdown + let_go.max(drained);
         match tasks.join(deadline).await {
             // Slow peers were cut off, which the log says; they come back or not.
             Ok(()) | Err(TaskError::Late { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// What the certificates' tasks are made of.
+struct CertificateEnds<'a> {
+    certificates: &'a Certificates,
+    kubernetes: Option<&'a Kubernetes>,
+    configuration: Option<String>,
+    role: watch::Receiver<Role>,
+}
+
+fn keep_certificates(ends: CertificateEnds<'_>, metrics: &Metrics, tasks: &Tasks) {
+    let CertificateEnds {
+        certificates,
+        kubernetes,
+        configuration,
+        role,
+    } = ends;
+    let metrics = &metrics.certificates;
+    let stop = tasks.shutdown().token();
+    if let Some(kubernetes) = kubernetes.filter(|_| certificates.are_our_own()) {
+        let ends = PublishEnds {
+            client: kubernetes.client.clone(),
+            namespace: kubernetes.namespace.clone(),
+            configuration,
+            state: certificates.state(),
+            role,
+            metrics: metrics.clone(),
+        };
+        tasks.essential("authorities", publish::run(ends, stop.clone()));
+    }
+    let home = kubernetes.map(|kubernetes| Home {
+        client: kubernetes.client.clone(),
+        namespace: kubernetes.namespace.clone(),
+    });
+    tasks.essential(
+        "certificates",
+        certificates.clone().keep(home, metrics.clone(), stop),
+    );
+}
+
+/// What the webhook's tasks are made of.
+struct WebhookEnds<'a> {
+    webhook: Webhook,
+    listener: TcpListener,
+    certificates: &'a Certificates,
+    kubernetes: &'a Kubernetes,
+}
+
+/// Starts the webhook, which outlives the signal to end by [`admission::DRAIN`].
+fn serve_webhook(ends: WebhookEnds<'_>, timing: &Timing, metrics: &Metrics, tasks: &Tasks) {
+    let WebhookEnds {
+        webhook: Webhook { listen: _, options },
+        listener,
+        certificates,
+        kubernetes,
+    } = ends;
+    let shutdown = tasks.shutdown().token();
+    let stop = CancellationToken::new();
+    tasks.essential("webhook-drain", admission::drain(shutdown.clone(), stop.clone()));
+    let (surroundings, namespaces) =
+        SurroundingsEnds::new(kubernetes.client.clone(), metrics.admission.clone());
+    // What holds around pods is followed for as long as there are questions.
+    tasks.essential("surroundings", admission::follow(surroundings, stop.clone()));
+    let (skips, skipped) = mpsc::channel(admission::SKIPS);
+    let events = EventEnds {
+        client: kubernetes.client.clone(),
+        instance: kubernetes.instance.clone(),
+        skips: skipped,
+        metrics: metrics.admission.clone(),
+    };
+    tasks.essential("injection-events", admission::tell(events, stop.clone()));
+    let site = Arc::new(Admission {
+        options,
+        certificates: certificates.state(),
+        needs_bundle: certificates.are_our_own(),
+        namespaces,
+        skips,
+        metrics: metrics.admission.clone(),
+        draining: shutdown,
+        room: admission::Room::default(),
+    });
+    let connections = &metrics.webhook_connections;
+    let server = Arc::new(Server {
+        site,
+        acceptor: Some(TlsAcceptor::from(certificates.server_config())),
+        // Questions may all come through one address: an API server's, or a node's.
+        places: Places::of(
+            admission::CONNECTIONS,
+            admission::CONNECTIONS,
+            connections.open.clone(),
+        ),
+        deadlines: Deadlines {
+            header: admission::IDLE,
+            ..Deadlines::new(timing)
+        },
+        metrics: connections.clone(),
+        tasks: tasks.clone(),
+        stop,
+    });
+    let address = listener
+        .local_addr()
+        .map(|address| address.to_string())
+        .unwrap_or_default();
+    tracing::info!(address, "listening for the API server's questions about pods");
+    tasks.essential("webhook", server.accept(listener));
 }
 
 fn store_config(timing: &Timing, limits: &Limits, kubernetes: bool) -> StoreConfig {

@@ -2,6 +2,7 @@
 
 use {
     clap::{Parser, ValueEnum},
+    healthscope_core::inject::Quantity,
     healthscope_service::{build, telemetry::LogFormat},
     std::{net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration},
 };
@@ -60,12 +61,87 @@ pub struct Args {
     /// Address and port to listen on, for agents, the page and the API alike.
     #[arg(long, env = "HEALTHSCOPE_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
-    /// PEM file with the certificate chain to serve TLS with.
+    /// PEM file with the certificate chain to serve TLS with; taken up again when it changes.
     #[arg(long, env = "HEALTHSCOPE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file with the key of the certificate.
     #[arg(long, env = "HEALTHSCOPE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Secret in our own namespace with certificates of our own, instead of files: made, renewed and shared by all
+    /// replicas. It must be there, and may be empty.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_TLS_SECRET",
+        value_name = "NAME",
+        requires = "kubernetes",
+        conflicts_with_all = ["tls_cert", "tls_key"]
+    )]
+    pub tls_secret: Option<String>,
+    /// Address and port at which the API server asks about pods (path /inject) and the webhook's /readyz is; without it
+    /// no pod gets an agent.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_WEBHOOK_LISTEN",
+        value_name = "ADDR",
+        requires_all = ["kubernetes", "agent_image"]
+    )]
+    pub webhook_listen: Option<SocketAddr>,
+    /// MutatingWebhookConfiguration whose caBundle entries are kept to be those of --tls-secret.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_WEBHOOK_CONFIGURATION",
+        value_name = "NAME",
+        requires = "tls_secret",
+        conflicts_with_all = ["tls_cert", "tls_key"]
+    )]
+    pub webhook_configuration: Option<String>,
+    /// Image of the agents that pods get.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_AGENT_IMAGE",
+        value_name = "IMAGE",
+        requires = "webhook_listen"
+    )]
+    pub agent_image: Option<String>,
+    /// Where agents in pods connect to; by default wss://healthscope-aggregator.NAMESPACE.svc:7575.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_AGENT_AGGREGATOR",
+        value_name = "URL",
+        requires = "webhook_listen"
+    )]
+    pub agent_aggregator: Option<String>,
+    /// PEM file with the authorities that agents in pods trust for the aggregator; with --tls-secret those are ours. Without
+    /// either, they trust what their image does.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_AGENT_CA",
+        value_name = "FILE",
+        requires_all = ["webhook_listen", "tls_cert"]
+    )]
+    pub agent_ca: Option<PathBuf>,
+    /// Cpu that an agent's container requests, such as 5m; 0 for none.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_AGENT_CPU",
+        value_name = "QUANTITY",
+        requires = "webhook_listen",
+        value_parser = quantity
+    )]
+    pub agent_cpu: Option<Quantity>,
+    /// Memory that an agent's container requests, such as 16Mi; 0 for none.
+    #[arg(
+        long,
+        env = "HEALTHSCOPE_AGENT_MEMORY",
+        value_name = "QUANTITY",
+        requires = "webhook_listen",
+        value_parser = quantity
+    )]
+    pub agent_memory: Option<Quantity>,
+    /// Start the runner of command checks by a postStart hook in every pod that has no other way, not only where an
+    /// annotation allows it.
+    #[arg(long, env = "HEALTHSCOPE_POST_START", requires = "webhook_listen")]
+    pub post_start: bool,
     /// File with the token that agents and readers must show; needed off loopback.
     #[arg(long, env = "HEALTHSCOPE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -122,6 +198,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| "a duration cannot be negative".to_owned())
 }
 
+/// Reads `5m`, `16Mi`.
+fn quantity(text: &str) -> Result<Quantity, String> {
+    Quantity::parse(text).ok_or_else(|| format!("{text:?} is not a quantity; write it like 5m or 16Mi"))
+}
+
 #[cfg(test)]
 mod tests {
     use {super::*, clap::CommandFactory};
@@ -151,6 +232,34 @@ mod tests {
             let args = ["aggregator", "--config", "x.yaml"].into_iter().chain(args);
             assert!(Args::try_parse_from(args).is_err());
         }
+    }
+
+    #[test]
+    fn certificates_come_from_one_place_and_the_webhook_needs_an_image() {
+        #[track_caller]
+        fn check(line: &str, expected: bool) {
+            let args = ["aggregator", "--kubernetes"].into_iter().chain(line.split(' '));
+            let parsed = Args::try_parse_from(args.filter(|word| !word.is_empty()));
+            assert_eq!(parsed.is_ok(), expected, "{line}: {parsed:?}");
+        }
+        check("--tls-secret s", true);
+        check("--tls-secret s --tls-cert c --tls-key k", false);
+        check("--tls-secret s --webhook-configuration w", true);
+        check("--tls-cert c --tls-key k --webhook-configuration w", false);
+        check("--tls-secret s --webhook-listen 127.0.0.1:1", false);
+        check(
+            "--tls-secret s --webhook-listen 127.0.0.1:1 --agent-image i",
+            true,
+        );
+        check("--agent-image i", false);
+        check(
+            "--tls-secret s --webhook-listen 127.0.0.1:1 --agent-image i --agent-cpu much",
+            false,
+        );
+        check(
+            "--tls-secret s --webhook-listen 127.0.0.1:1 --agent-image i --agent-cpu 5m --agent-memory 16Mi",
+            true,
+        );
     }
 
     #[test]

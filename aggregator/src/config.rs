@@ -6,14 +6,19 @@
 use {
     crate::{
         args::{Args, AuthMode},
+        certificates::{Certificates, Files},
         declared::Declared,
-        identity::{Identity, readers::Readers},
+        identity::{AGENT_AUDIENCE, Identity, readers::Readers},
         kubernetes::{Kubernetes, KubernetesError, Place},
     },
-    healthscope_core::{event, owner::Address},
+    healthscope_core::{
+        event,
+        inject::{Amounts, Options, Quantity, Resources, Stance},
+        owner::Address,
+    },
     healthscope_service::{
         config_files::Loaded,
-        tls::{self, TlsError},
+        tls::TlsError,
         token::{self, Secret, TokenError},
     },
     healthscope_shared::session::peer,
@@ -34,7 +39,11 @@ pub struct Config {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
     /// TLS, or plaintext.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Certificates>,
+    /// Where and how pods are given agents, if at all; takes TLS and a cluster.
+    pub webhook: Option<Webhook>,
+    /// The MutatingWebhookConfiguration whose authorities are kept, if any.
+    pub webhook_configuration: Option<String>,
     /// How agents prove who they are; needed off loopback.
     pub agents: AgentAuth,
     /// How readers prove who they are; needed off loopback, unless said otherwise.
@@ -49,6 +58,15 @@ pub struct Config {
     pub timing: Timing,
     /// Counts.
     pub limits: Limits,
+}
+
+/// The webhook by which pods get agents.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Where to listen for the API server; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// What is injected; the authorities to trust are those of the certificates.
+    pub options: Options,
 }
 
 /// Where HealthScopes come from.
@@ -175,8 +193,8 @@ impl Default for Limits {
 pub enum ConfigError {
     /// A token would cross the network readable.
     #[error(
-        "{0} is reached by other machines: give --tls-cert and --tls-key, or --allow-plaintext when something else \
-         protects the connection"
+        "{0} is reached by other machines: give --tls-cert and --tls-key (in a cluster also --tls-secret), or \
+         --allow-plaintext when something else protects the connection"
     )]
     Plaintext(SocketAddr),
     /// Everybody could read, and report for anything.
@@ -190,6 +208,14 @@ pub enum ConfigError {
     /// Readers are to show tokens of a cluster that there is not.
     #[error("--auth=kubernetes takes --kubernetes: files have no cluster to ask")]
     NoCluster,
+    /// The API server speaks TLS alone.
+    #[error(
+        "--webhook-listen takes --tls-secret, or --tls-cert and --tls-key: the API server speaks TLS alone"
+    )]
+    WebhookWithoutTls,
+    /// A Secret or a webhook without a cluster.
+    #[error("certificates in a Secret, and a webhook, take --kubernetes: files have no cluster")]
+    NoApiServer,
     /// A heartbeat that cannot work.
     #[error("the heartbeat must be from 1s to 15s, is {0:?}")]
     Heartbeat(Duration),
@@ -237,6 +263,8 @@ impl Config {
         Self {
             listen,
             tls: None,
+            webhook: None,
+            webhook_configuration: None,
             agents: AgentAuth::Open,
             readers: ReaderAuth::Open { is_meant: false },
             allow_plaintext: false,
@@ -262,6 +290,15 @@ impl Config {
             listen,
             tls_cert,
             tls_key,
+            tls_secret,
+            webhook_listen,
+            webhook_configuration,
+            agent_image,
+            agent_aggregator,
+            agent_ca,
+            agent_cpu,
+            agent_memory,
+            post_start,
             token_file,
             auth,
             allow_plaintext,
@@ -271,9 +308,37 @@ impl Config {
             log_format: _,
             log: _,
         } = args;
-        let tls = match (tls_cert, tls_key) {
-            (Some(certificate), Some(key)) => Some(tls::server_config(&certificate, &key)?),
-            (Some(_), None) | (None, Some(_) | None) => None,
+        let tls = match (tls_cert, tls_key, tls_secret) {
+            (Some(certificate), Some(key), _) => Some(Certificates::from_files(Files {
+                certificate,
+                key,
+                authorities: agent_ca,
+            })?),
+            (_, _, Some(name)) => Some(Certificates::from_secret(name)),
+            (Some(_), None, None) | (None, Some(_) | None, None) => None,
+        };
+        let webhook = match (webhook_listen, agent_image, &source) {
+            (Some(listen), Some(image), Source::Kubernetes(kubernetes)) => {
+                let aggregator = agent_aggregator.unwrap_or_else(|| {
+                    format!("wss://healthscope-aggregator.{}.svc:7575", kubernetes.namespace)
+                });
+                Some(Webhook {
+                    listen,
+                    options: Options {
+                        image,
+                        aggregator,
+                        server_name: None,
+                        ca_pem: None,
+                        audience: AGENT_AUDIENCE.to_owned(),
+                        resources: resources(agent_cpu, agent_memory),
+                        post_start,
+                        kubernetes: None,
+                        stance: Stance::Full,
+                    },
+                })
+            }
+            (Some(_), _, _) => return Err(ConfigError::NoApiServer),
+            (None, _, _) => None,
         };
         let token = token_file.as_deref().map(token::read).transpose()?;
         let cluster = match &source {
@@ -288,6 +353,8 @@ impl Config {
         let config = Self {
             listen,
             tls,
+            webhook,
+            webhook_configuration,
             agents,
             readers,
             allow_plaintext,
@@ -314,6 +381,13 @@ impl Config {
     /// # Errors
     /// When other machines could read what they should not.
     pub fn check(&self) -> Result<(), ConfigError> {
+        if self.webhook.is_some() && self.tls.is_none() {
+            return Err(ConfigError::WebhookWithoutTls);
+        }
+        let is_our_own = self.tls.as_ref().is_some_and(Certificates::are_our_own);
+        if (self.webhook.is_some() || is_our_own) && matches!(self.source, Source::Files(_)) {
+            return Err(ConfigError::NoApiServer);
+        }
         if self.listen.ip().to_canonical().is_loopback() {
             return Ok(());
         }
@@ -326,6 +400,22 @@ impl Config {
             return Err(ConfigError::NoToken(self.listen));
         }
         Ok(())
+    }
+}
+
+/// What agents' containers ask for: as somebody said, or as usual; zero is nothing.
+fn resources(cpu: Option<Quantity>, memory: Option<Quantity>) -> Resources {
+    let usual = Resources::default();
+    let said = |said: Option<Quantity>, usual| match said {
+        None => usual,
+        Some(quantity) => (!quantity.is_zero()).then_some(quantity),
+    };
+    Resources {
+        requests: Amounts {
+            cpu: said(cpu, usual.requests.cpu),
+            memory: said(memory, usual.requests.memory),
+        },
+        ..usual
     }
 }
 
@@ -371,6 +461,13 @@ mod tests {
         ] {
             config(listen).check().unwrap();
         }
+    }
+
+    #[test]
+    fn a_secret_of_our_own_takes_a_cluster() {
+        let mut config = config("127.0.0.1:7575");
+        config.tls = Some(Certificates::from_secret("healthscope-tls".to_owned()));
+        assert!(matches!(config.check(), Err(ConfigError::NoApiServer)));
     }
 
     #[test]

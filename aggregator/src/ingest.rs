@@ -5,12 +5,14 @@
 use {
     crate::{
         bus::StoreSender,
+        certificates::State,
         config::{AgentAuth, Timing},
         identity::{PodIdentity, Refused},
         kubernetes::role::Role,
+        listen::From,
         mailbox::{Leave, NoSession, Sessions},
         metrics::AgentMetrics,
-        site::{From, access::bearer, problem::Problem},
+        site::{access::bearer, problem::Problem},
     },
     axum::{
         body::Body,
@@ -55,6 +57,8 @@ pub(crate) struct Ingest {
     /// Whether agents are taken in, or sent to the replica that does.
     pub(crate) role: watch::Receiver<Role>,
     pub(crate) sessions: Arc<Sessions>,
+    /// Certificates of our own, whose authorities agents are told of.
+    pub(crate) certificates: Option<watch::Receiver<State>>,
     pub(crate) timing: Timing,
     pub(crate) limits: peer::Limits,
     pub(crate) metrics: AgentMetrics,
@@ -167,6 +171,35 @@ pub(crate) async fn follow(
         let leave = elsewhere(&role.borrow_and_update(), spread, spread);
         if let Some(leave) = leave {
             sessions.send_away(&leave);
+        }
+    }
+}
+
+/// Tells agents of new authorities to trust, until `shutdown`. Those that come later are told when they come.
+pub(crate) async fn spread_trust(
+    mut certificates: watch::Receiver<State>,
+    sessions: Arc<Sessions>,
+    shutdown: CancellationToken,
+) {
+    let mut told = certificates.borrow_and_update().bundle.clone();
+    loop {
+        // Both are cancel-safe.
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            Ok(()) = certificates.changed() => {}
+            // They cannot change any more.
+            else => {
+                shutdown.cancelled().await;
+                return;
+            }
+        }
+        let bundle = certificates.borrow_and_update().bundle.clone();
+        if bundle != told {
+            if let Some(bundle) = &bundle {
+                sessions.trust(bundle);
+            }
+            told = bundle;
         }
     }
 }

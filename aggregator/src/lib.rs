@@ -5,11 +5,13 @@
 
 pub mod app;
 pub mod args;
+pub mod certificates;
 pub mod config;
 pub mod declared;
 pub mod identity;
 pub mod kubernetes;
 
+mod admission;
 mod api;
 mod bus;
 mod clock;

@@ -1,15 +1,15 @@
 //! From a listening socket to HTTP connections: accept, TLS, deadlines, and how many at once.
 //!
-//! Knows nothing of routes: each request goes to [`Site::answer`](crate::site::Site::answer). The loop survives every
-//! error of accept, running out of descriptors among them.
+//! Knows nothing of routes: each request goes to what [`Answer`]s. The loop survives every error of accept, running out of
+//! descriptors among them.
 
 use {
     crate::{
         config::{Limits, Timing},
         metrics::ConnectionMetrics,
-        site::{From, Site},
         stream::Stream,
     },
+    axum::response::Response,
     healthscope_service::tasks::Tasks,
     hyper::{Request, body::Incoming, server::conn::http1, service::service_fn},
     hyper_util::rt::{TokioIo, TokioTimer},
@@ -21,7 +21,10 @@ use {
         io,
         net::{IpAddr, SocketAddr},
         pin::pin,
-        sync::{Arc, Mutex, MutexGuard, PoisonError},
+        sync::{
+            Arc, Mutex, MutexGuard, PoisonError,
+            atomic::{AtomicBool, Ordering},
+        },
         time::{Duration, Instant},
     },
     tokio::{
@@ -30,6 +33,7 @@ use {
         time,
     },
     tokio_rustls::TlsAcceptor,
+    tokio_util::sync::CancellationToken,
 };
 
 /// Connections that the kernel completes before we accept them: thousands of agents come back at once after a restart.
@@ -66,31 +70,71 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// What every connection needs.
-pub(crate) struct Server {
-    pub(crate) site: Arc<Site>,
-    pub(crate) acceptor: Option<TlsAcceptor>,
-    pub(crate) places: Arc<Places>,
-    pub(crate) timing: Timing,
-    pub(crate) metrics: ConnectionMetrics,
-    pub(crate) tasks: Tasks,
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct From {
+    pub(crate) peer: SocketAddr,
+    pub(crate) is_tls: bool,
 }
 
-impl Server {
-    /// Accepts connections until shutdown.
+/// What is behind a listener.
+pub(crate) trait Answer: Send + Sync + 'static {
+    /// Answers a request, whatever it is.
+    fn answer(
+        self: Arc<Self>,
+        from: From,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response> + Send;
+}
+
+/// What every connection needs.
+pub(crate) struct Server<A> {
+    pub(crate) site: Arc<A>,
+    pub(crate) acceptor: Option<TlsAcceptor>,
+    pub(crate) places: Arc<Places>,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) metrics: ConnectionMetrics,
+    pub(crate) tasks: Tasks,
+    /// Ends the loop; connections end with their present answer.
+    pub(crate) stop: CancellationToken,
+}
+
+/// How long a peer may take for what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// For the TLS handshake, and again for its first request.
+    pub(crate) handshake: Duration,
+    /// For the head of a request, and between two.
+    pub(crate) header: Duration,
+    /// To acknowledge what we send.
+    pub(crate) write: Duration,
+}
+
+impl Deadlines {
+    pub(crate) const fn new(timing: &Timing) -> Self {
+        Self {
+            handshake: timing.handshake,
+            header: timing.header,
+            write: timing.write,
+        }
+    }
+}
+
+impl<A: Answer> Server<A> {
+    /// Accepts connections until told to stop.
     pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let shutdown = self.tasks.shutdown().clone();
+        let stop = self.stop.clone();
         let mut trouble = Trouble::default();
         loop {
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = stop.cancelled() => return,
                 // Cancel-safe, both.
                 () = self.places.room() => {}
             }
             let accepted = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -105,7 +149,7 @@ impl Server {
                     let pause = trouble.pause(&error);
                     tokio::select! {
                         biased;
-                        () = shutdown.cancelled() => return,
+                        () = stop.cancelled() => return,
                         () = time::sleep(pause) => {}
                     }
                 }
@@ -119,7 +163,7 @@ impl Server {
             self.metrics.over_limit.inc();
             return;
         };
-        set_options(&stream, self.timing.write);
+        set_options(&stream, self.deadlines.write);
         let server = self.clone();
         self.tasks.spawn_small("connection", async move {
             Box::pin(server.converse(stream, peer, place)).await;
@@ -129,7 +173,7 @@ impl Server {
     async fn converse(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place) {
         let stream = match &self.acceptor {
             None => Stream::Plain(stream),
-            Some(acceptor) => match time::timeout(self.timing.handshake, acceptor.accept(stream)).await {
+            Some(acceptor) => match time::timeout(self.deadlines.handshake, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
                 Ok(Err(error)) => {
                     self.metrics.tls_errors.inc();
@@ -153,22 +197,33 @@ impl Server {
             is_tls: self.acceptor.is_some(),
         };
         let site = &self.site;
+        let has_asked = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| {
+            has_asked.store(true, Ordering::Relaxed);
             let answer = site.clone().answer(from, request);
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.timing.header)
+            .header_read_timeout(self.deadlines.header)
             .max_buf_size(BUFFER_BYTES)
             .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
-        let shutdown = self.tasks.shutdown();
+        let silence = async {
+            time::sleep(self.deadlines.handshake).await;
+            if has_asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = shutdown.cancelled() => {
+            () = silence => {
+                tracing::debug!(%peer, "nothing was asked in time");
+                return;
+            }
+            () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -256,10 +311,15 @@ pub(crate) struct Place {
 
 impl Places {
     pub(crate) fn new(limits: &Limits, gauge: IntGauge) -> Arc<Self> {
+        Self::of(limits.connections, limits.connections_per_address, gauge)
+    }
+
+    /// So many in all and from one address.
+    pub(crate) fn of(total: usize, per_address: usize, gauge: IntGauge) -> Arc<Self> {
         Arc::new(Self {
             gauge,
-            total: limits.connections,
-            per_address: limits.connections_per_address,
+            total,
+            per_address,
             taken: Mutex::default(),
             freed: Notify::new(),
         })

@@ -32,6 +32,8 @@ pub(crate) struct Mail {
     pub(crate) evict: bool,
     /// The store does not take this, and the session must end: close code and reason.
     pub(crate) end: Option<(u16, String)>,
+    /// The authorities to trust from now on, PEM.
+    pub(crate) trust: Option<Arc<str>>,
     /// The agent cannot stay here.
     pub(crate) leave: Option<Leave>,
     /// Runs that somebody waits for; at most [`MAX_RUNS`].
@@ -57,6 +59,7 @@ impl Mail {
             resync,
             evict,
             end,
+            trust,
             leave,
             runs,
             forgotten,
@@ -66,6 +69,7 @@ impl Mail {
             && !resync
             && !evict
             && end.is_none()
+            && trust.is_none()
             && leave.is_none()
             && runs.is_empty()
             && forgotten.is_empty()
@@ -218,6 +222,14 @@ impl Sessions {
         let open: Vec<_> = self.lock().open.values().cloned().collect();
         for mailbox in open {
             mailbox.put(|mail| mail.leave = Some(leave.clone()));
+        }
+    }
+
+    /// Tells everybody who is in whom to trust from now on.
+    pub(crate) fn trust(&self, bundle: &Arc<str>) {
+        let open: Vec<_> = self.lock().open.values().cloned().collect();
+        for mailbox in open {
+            mailbox.put(|mail| mail.trust = Some(bundle.clone()));
         }
     }
 

@@ -15,6 +15,8 @@ use {
     std::sync::Arc,
 };
 
+pub(crate) mod admission;
+pub(crate) mod certificates;
 pub(crate) mod process;
 pub(crate) mod scopes;
 pub(crate) mod writer;
@@ -28,6 +30,9 @@ pub(crate) struct Metrics {
     /// Whether this replica serves; set when somebody looks.
     pub(crate) serving: IntGauge,
     pub(crate) connections: ConnectionMetrics,
+    pub(crate) webhook_connections: ConnectionMetrics,
+    pub(crate) certificates: certificates::CertificateMetrics,
+    pub(crate) admission: admission::AdmissionMetrics,
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
@@ -53,7 +58,10 @@ impl Metrics {
         );
         Self {
             serving,
-            connections: ConnectionMetrics::new(&maker),
+            connections: ConnectionMetrics::new(&maker, ""),
+            webhook_connections: ConnectionMetrics::new(&maker, "webhook_"),
+            certificates: certificates::CertificateMetrics::new(&maker),
+            admission: admission::AdmissionMetrics::new(&maker),
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),
@@ -100,7 +108,7 @@ impl WatchMetrics {
     }
 }
 
-/// The accept loop.
+/// One accept loop.
 #[derive(Clone)]
 pub(crate) struct ConnectionMetrics {
     pub(crate) open: IntGauge,
@@ -111,23 +119,25 @@ pub(crate) struct ConnectionMetrics {
 }
 
 impl ConnectionMetrics {
-    fn new(maker: &Maker<'_>) -> Self {
+    /// Those of one listener; the main one's names have no prefix.
+    fn new(maker: &Maker<'_>, prefix: &str) -> Self {
+        let name = |name: &str| format!("{prefix}{name}");
         Self {
             open: maker.gauge(
-                "connections",
+                &name("connections"),
                 "Connections that are open, those of agents with a session not among them.",
             ),
-            accepted: maker.counter("connections_accepted_total", "Connections accepted."),
+            accepted: maker.counter(&name("connections_accepted_total"), "Connections accepted."),
             accept_errors: maker.counter(
-                "connections_accept_errors_total",
+                &name("connections_accept_errors_total"),
                 "Failures to accept, such as running out of descriptors.",
             ),
             over_limit: maker.counter(
-                "connections_over_limit_total",
+                &name("connections_over_limit_total"),
                 "Connections closed at once because their address had its share.",
             ),
             tls_errors: maker.counter(
-                "connections_tls_errors_total",
+                &name("connections_tls_errors_total"),
                 "TLS handshakes that failed or took too long.",
             ),
         }

@@ -8,6 +8,7 @@ use {
         config::Timing,
         identity::readers::Unavailable,
         ingest::Ingest,
+        listen::{Answer, From},
         metrics::{HttpMetrics, RouteClass},
     },
     axum::{
@@ -26,7 +27,7 @@ use {
         uri::PathAndQuery,
     },
     hyper::body::Incoming,
-    std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::SystemTime},
+    std::{panic::AssertUnwindSafe, sync::Arc, time::SystemTime},
     tokio::time,
     tower_service::Service,
 };
@@ -54,13 +55,6 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 /// Everything that is not a page may load nothing at all.
 const OTHER_POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
 
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct From {
-    pub(crate) peer: SocketAddr,
-    pub(crate) is_tls: bool,
-}
-
 /// All routes, and what holds for all of them.
 pub(crate) struct Site {
     pub(crate) ingest: Arc<Ingest>,
@@ -71,9 +65,8 @@ pub(crate) struct Site {
     pub(crate) metrics: HttpMetrics,
 }
 
-impl Site {
-    /// Answers a request, whatever it is.
-    pub(crate) async fn answer(self: Arc<Self>, from: From, request: Request<Incoming>) -> Response {
+impl Answer for Site {
+    async fn answer(self: Arc<Self>, from: From, request: Request<Incoming>) -> Response {
         let class = RouteClass::of(request.uri().path());
         let answering = async {
             if request.uri().path() == wire::PATH {
@@ -102,7 +95,9 @@ impl Site {
         self.metrics.answered(class, response.status());
         response
     }
+}
 
+impl Site {
     async fn answer_http(&self, from: From, request: Request<Incoming>) -> Result<Response, Problem> {
         let class = RouteClass::of(request.uri().path());
         let viewer = if class == RouteClass::Health {

@@ -5,7 +5,7 @@ use {
         agent::{Home, exec_component},
         aggregator::Aggregator,
     },
-    healthscope_service::tls,
+    healthscope_service::tls::{self, Served},
     http::StatusCode,
     rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair},
     rustls::ServerConfig,
@@ -65,7 +65,8 @@ impl Authority {
             .unwrap();
         let certificate = home.write("cert.pem", &leaf.pem());
         let key = home.write("key.pem", &key.serialize_pem());
-        tls::server_config(&certificate, &key).unwrap()
+        let key = tls::certified_key(&certificate, &key).unwrap();
+        tls::server_config(Arc::new(Served::new(key)))
     }
 }
 

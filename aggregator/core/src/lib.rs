@@ -7,6 +7,8 @@
 //! Invariants, as absences: nothing here performs IO, reads a clock, draws randomness or spawns; time is an argument
 //! ([`event::Now`]). The iteration order of a hash table is never visible: the same events give the same answers.
 
+pub mod admission;
+pub mod certificate;
 mod cluster;
 mod component;
 mod damping;
@@ -20,6 +22,7 @@ pub mod occurrence;
 pub mod owner;
 pub mod pace;
 pub mod platform;
+pub mod repair;
 pub mod rollup;
 mod scope;
 pub mod snapshot;

@@ -4,8 +4,8 @@ use {
     super::{Dashboard, assets, layout, page},
     crate::{
         identity::readers::Unavailable,
+        listen::From,
         site::{
-            From,
             access::{SignIn, SignInLimit},
             cookie::COOKIE_NAME,
             problem::Problem,

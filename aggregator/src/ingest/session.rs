@@ -13,9 +13,9 @@ use {
         bus::ToStore,
         clock,
         identity::{self, PodIdentity},
+        listen::From,
         mailbox::{Leave, Mail, OpenSession},
         metrics::EndReason,
-        site::From,
         stream::Stream,
     },
     healthscope_core::event::{Event, Opened},
@@ -206,6 +206,7 @@ impl Conversation {
             resync,
             evict,
             end,
+            trust,
             leave,
             runs,
             forgotten,
@@ -219,6 +220,14 @@ impl Conversation {
                 version: build::VERSION.to_owned(),
             };
             self.session.accept(accept, now);
+            // What it was given may be older than it knows: it may have been away while that changed.
+            let known = self.ingest.certificates.as_ref();
+            if let Some(bundle) = known.and_then(|known| known.borrow().bundle.clone()) {
+                self.session.ca(bundle);
+            }
+        }
+        if let Some(bundle) = trust {
+            self.session.ca(bundle);
         }
         if let Some(seq) = applied {
             self.session.applied(seq, now);

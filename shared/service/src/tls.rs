@@ -1,15 +1,18 @@
 //! TLS 1.2 and 1.3 by rustls with the ring provider: configurations from PEM files.
 //!
-//! No part of a process builds a rustls configuration elsewhere. Files are read once; nothing here watches them.
+//! No part of a process builds a rustls configuration elsewhere. Files are read once; nothing here watches them. Whoever
+//! does gives [`Served`] the certificate that the next handshake shows.
 
 use {
     rustls::{
         ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
         client::{
-            Resumption,
+            Resumption, WebPkiServerVerifier,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         },
         crypto::{CryptoProvider, ring},
+        server::{ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
     },
     rustls_pki_types::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
@@ -19,7 +22,7 @@ use {
         fs::File,
         io::{self, Read},
         path::{Path, PathBuf},
-        sync::Arc,
+        sync::{Arc, PoisonError, RwLock},
     },
 };
 
@@ -116,23 +119,72 @@ pub fn install_provider() {
     }
 }
 
-/// Makes a server's configuration from a PEM certificate chain (the server's own first) and its PEM key.
-///
-/// Offers HTTP/1.1 by ALPN; clients show no certificate.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    install_provider();
-    let chain = read_certificates("the certificate file", certificate)?;
-    let private_key = read_key(key)?;
-    let mut config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, private_key)
+/// The certificate that a server shows, which may change while it serves. Without one, handshakes fail.
+#[derive(Debug, Default)]
+pub struct Served {
+    key: RwLock<Option<Arc<CertifiedKey>>>,
+}
+
+impl Served {
+    /// Serves this until something else is given.
+    #[must_use]
+    pub fn new(key: Arc<CertifiedKey>) -> Self {
+        Self {
+            key: RwLock::new(Some(key)),
+        }
+    }
+
+    /// Serves this from the next handshake on; connections that are open go on.
+    pub fn set(&self, key: Arc<CertifiedKey>) {
+        // No code that could panic runs under the lock.
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
+    }
+
+    /// What is served.
+    pub fn get(&self) -> Option<Arc<CertifiedKey>> {
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.get()
+    }
+}
+
+/// Reads a PEM certificate chain (the server's own first) and its PEM key, which must belong together.
+pub fn certified_key(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = read_file("the certificate file", certificate)?;
+    let private_key = read_file("the key file", key)?;
+    certified_key_from_pem((certificate, &chain), (key, &private_key))
+}
+
+/// Makes what a server shows of a PEM certificate chain and its PEM key, each with what errors call it.
+pub fn certified_key_from_pem(
+    (certificate, chain): (&Path, &[u8]),
+    (key, private_key): (&Path, &[u8]),
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = certificates_in("the certificate file", certificate, chain)?;
+    let private_key = key_in(key, private_key)?;
+    CertifiedKey::from_der(chain, private_key, &ring::default_provider())
+        .map(Arc::new)
         .map_err(|source| TlsError::Identity {
             certificate: certificate.into(),
             key: key.into(),
             source,
-        })?;
+        })
+}
+
+/// Makes the configuration of a server that shows what is `served` at the moment of each handshake.
+///
+/// Offers HTTP/1.1 by ALPN; clients show no certificate.
+pub fn server_config(served: Arc<Served>) -> Arc<ServerConfig> {
+    install_provider();
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_cert_resolver(served);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// Makes a client's configuration that trusts the authorities in the PEM file `ca`, and those alone; without one, those
@@ -177,6 +229,41 @@ pub fn insecure_client_config() -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// Reads a PEM bundle of authorities, as text, once each certificate in it was read.
+pub fn bundle(path: &Path) -> Result<String, TlsError> {
+    let what = "the CA file";
+    let pem = read_file(what, path)?;
+    roots_of(path, &pem)?;
+    // What is neither is not inside a certificate: comments.
+    Ok(String::from_utf8_lossy(&pem).into_owned())
+}
+
+/// Says whether a client that trusts this authority alone would take this chain (the server's own certificate first) under
+/// each of these names at this moment.
+#[must_use]
+pub fn is_vouched_for(
+    authority: &CertificateDer<'static>,
+    chain: &[CertificateDer<'static>],
+    names: &[String],
+    at: UnixTime,
+) -> bool {
+    let mut roots = RootCertStore::empty();
+    let Some((own, others)) = chain.split_first() else {
+        return false;
+    };
+    if roots.add(authority.clone()).is_err() {
+        return false;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build() else {
+        return false;
+    };
+    names.iter().all(|name| {
+        ServerName::try_from(name.as_str())
+            .is_ok_and(|name| verifier.verify_server_cert(own, others, &name, &[], at).is_ok())
+    })
+}
+
 fn roots_of(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates_in("the CA file", path, pem)? {
@@ -205,10 +292,6 @@ fn platform_roots() -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn read_certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    certificates_in(what, path, &read_file(what, path)?)
-}
-
 fn certificates_in(
     what: &'static str,
     path: &Path,
@@ -230,10 +313,9 @@ fn certificates_in(
     Ok(certificates)
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+fn key_in(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     let what = "the key file";
-    let text = read_file(what, path)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::NoKey { path: path.into() },
         source => TlsError::Pem {
             what,
@@ -346,8 +428,17 @@ mod tests {
             self.path(name)
         }
 
+        fn key(&self) -> Arc<CertifiedKey> {
+            certified_key(&self.path("cert.pem"), &self.path("key.pem")).unwrap()
+        }
+
+        fn authority(&self) -> CertificateDer<'static> {
+            let pem = std::fs::read(self.path("ca.pem")).unwrap();
+            CertificateDer::from_pem_slice(&pem).unwrap()
+        }
+
         fn server(&self) -> Arc<ServerConfig> {
-            server_config(&self.path("cert.pem"), &self.path("key.pem")).unwrap()
+            server_config(Arc::new(Served::new(self.key())))
         }
     }
 
@@ -409,13 +500,7 @@ mod tests {
     async fn both_protocol_versions_are_spoken() {
         let files = Files::new();
         let mut roots = RootCertStore::empty();
-        roots
-            .add(
-                read_certificates("the CA file", &files.path("ca.pem"))
-                    .unwrap()
-                    .remove(0),
-            )
-            .unwrap();
+        roots.add(files.authority()).unwrap();
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let client = ClientConfig::builder_with_protocol_versions(&[version])
                 .with_root_certificates(roots.clone())
@@ -427,8 +512,42 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn the_next_handshake_shows_what_is_served_then() {
+        let (former, latter) = (Files::new(), Files::new());
+        let served = Arc::new(Served::default());
+        let server = server_config(served.clone());
+        let trusting = |files: &Files| client_config(Some(&files.path("ca.pem"))).unwrap();
+        let nothing = handshake(server.clone(), trusting(&former), "localhost").await;
+        assert!(nothing.is_err(), "there is nothing to show yet");
+        for files in [&former, &latter] {
+            served.set(files.key());
+            let done = handshake(server.clone(), trusting(files), "localhost").await;
+            assert_eq!(done, Ok(()));
+        }
+        assert!(handshake(server, trusting(&former), "localhost").await.is_err());
+    }
+
+    #[test]
+    fn an_authority_vouches_for_its_own_under_their_names() {
+        let (files, strange) = (Files::new(), Files::new());
+        let check = |authority: &Files, names: &[&str], at: UnixTime, expected: bool| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let found = is_vouched_for(&authority.authority(), &files.key().cert, &names, at);
+            assert_eq!(found, expected, "{names:?}");
+        };
+        let now = UnixTime::now();
+        check(&files, &["localhost"], now, true);
+        check(&files, &["localhost", "elsewhere"], now, false);
+        check(&files, &["no name"], now, false);
+        check(&strange, &["localhost"], now, false);
+        let long_ago = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1));
+        check(&files, &["localhost"], long_ago, false);
+        assert!(!is_vouched_for(&files.authority(), &[], &[], now));
+    }
+
     fn check_server_error(certificate: &Path, key: &Path, parts: &[&str]) {
-        let error = chain(&server_config(certificate, key).unwrap_err());
+        let error = chain(&certified_key(certificate, key).unwrap_err());
         for part in parts {
             assert!(error.contains(part), "{error:?} does not say {part:?}");
         }
