@@ -137,7 +137,10 @@ async fn an_agent_reports_over_tls_with_a_token() {
     ]);
     agent_config::check(&args).unwrap();
     let settings = agent_config::Settings::new(args).unwrap();
-    let watched = Watcher::load(&settings.path, INTERVAL, agent_config::components).unwrap();
+    let agent_config::WatchedSource::Files(path) = &settings.watched else {
+        panic!("--config names a file: {:?}", settings.watched);
+    };
+    let watched = Watcher::load(path, INTERVAL, agent_config::components).unwrap();
     let first = watched.subscribe().borrow().value.as_ref().clone();
     let (_sender, receiver) = tokio::sync::watch::channel(first);
     let agent = agent::App::bind(agent::Config {
@@ -145,6 +148,7 @@ async fn an_agent_reports_over_tls_with_a_token() {
         components: receiver,
         uplink: settings.uplink,
         local: settings.local,
+        pod: settings.pod,
         limits: Limits::default(),
     })
     .await
