@@ -207,7 +207,7 @@ pub(crate) fn serve_target(args: &TargetArgs) -> Result<()> {
     let mut output = std::io::stdout();
     output.write_all(b"listening\n")?;
     output.flush()?;
-    for byte in std::io::stdin().bytes() {
+    for byte in BufReader::new(std::io::stdin()).bytes() {
         is_well.store(byte? == b'1', Ordering::SeqCst);
     }
     Ok(())

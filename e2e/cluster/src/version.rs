@@ -22,7 +22,7 @@ impl Version {
     /// The only version of which a node is built, and whose kubectl is used for all of them.
     pub const NEWEST: Self = Self::V1_36;
 
-    /// The one that [`VARIABLE`] asks for, so that the same tests run against each; the newest when it does not.
+    /// The one that `HEALTHSCOPE_E2E_KUBERNETES` asks for, so that the same tests run against each; the newest when it does not.
     ///
     /// # Panics
     /// When it asks for one that there is not.

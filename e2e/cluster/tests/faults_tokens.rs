@@ -130,9 +130,11 @@ fn a_copied_token_speaks_for_its_own_pod_one_at_a_time_and_not_for_a_dead_one() 
     let mut healths = world.healths("copied", "all");
     // Between the first announcement and what it found nothing is known of the pod's agent.
     if healths.get(1).is_some_and(|second| second == "Unknown") {
-        healths.drain(1..2);
+        healths.remove(1);
+        if healths.get(1).is_some_and(|second| second == "Healthy") {
+            healths.remove(1);
+        }
     }
-    healths.dedup();
     assert_eq!(healths, ["Healthy", "Unhealthy", "Healthy", "Unhealthy"]);
 }
 

@@ -128,7 +128,9 @@ impl Watched {
 
     fn never_two_owners(&self) {
         assert!(!self.looking.is_finished());
-        assert_eq!(self.most.load(Ordering::Relaxed), 1);
+        // None was seen where the test was over before the first look.
+        let most = self.most.load(Ordering::Relaxed);
+        assert!(most <= 1, "{most} owners at once");
         self.looking.abort();
     }
 }
