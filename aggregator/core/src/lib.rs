@@ -8,6 +8,7 @@
 //! ([`event::Now`]). The iteration order of a hash table is never visible: the same events give the same answers.
 
 pub mod admission;
+pub mod breaker;
 pub mod certificate;
 mod cluster;
 mod component;

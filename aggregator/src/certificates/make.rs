@@ -253,8 +253,8 @@ mod tests {
             true,
         );
         let (other, _) = settle(Contents::default(), at(0));
-        let foreign = other.contents.certificate.clone();
-        let key = other.contents.key.clone();
+        let foreign = other.contents.certificate;
+        let key = other.contents.key;
         check(
             &|contents| {
                 contents.certificate.clone_from(&foreign);
