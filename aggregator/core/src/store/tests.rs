@@ -365,7 +365,8 @@ fn announcement(text: &str, first: u32) -> Vec<AnnouncedInstance> {
         .collect()
 }
 
-/// Records from `0P 1F 2-`: probe id and Passing, Failing or Pending; `*` behind sets the flapping flag.
+/// Records from `0P 1F 2- 3M 4O`: probe id and Passing, Failing, Pending, or that its runner is missing, just now or for a
+/// minute (`O`); `*` behind sets the flapping flag.
 fn records(text: &str, seq: u64) -> Vec<Record> {
     text.split_whitespace()
         .map(|word| {
@@ -381,12 +382,13 @@ fn records(text: &str, seq: u64) -> Vec<Record> {
                     "connection refused",
                 ),
                 "-" => (ProbeState::Pending, 0, Reason::STARTING, ""),
+                "M" | "O" => (ProbeState::Pending, 0, Reason::RUNNER_MISSING, "no runner in web"),
                 other => panic!("{other} is no state"),
             };
             Record {
                 seq: Seq(seq),
                 probe: ProbeId(id.parse().expect("a probe id")),
-                age_ms: 0,
+                age_ms: if letter == "O" { 60_000 } else { 0 },
                 state,
                 flapping,
                 error: false,
