@@ -89,7 +89,7 @@ pub(crate) enum Look {
     Membership,
 }
 
-/// A pod that is gone, or about to be.
+/// A pod that is gone, about to be, or over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodGone {
     pub(crate) uid: Arc<str>,
@@ -104,7 +104,7 @@ pub(crate) struct Missing {
 }
 
 impl Cluster {
-    /// Takes in what a watch says. A pod that is gone or terminating is told, so that its agent is let go.
+    /// Takes in what a watch says. A pod that is gone, terminating or over is told, so that its agent is let go.
     pub(crate) fn apply(&mut self, event: ClusterEvent, now: Instant) -> Vec<PodGone> {
         match event {
             ClusterEvent::Listing(watched) => {
@@ -218,7 +218,7 @@ impl Cluster {
     ) -> Option<ComponentKey> {
         let at = *self.by_key.get(&pod_key(namespace, name))?;
         let object = &self.entry(at).object;
-        let is_this = &*object.uid == uid && object.pod().is_some() && object.deleting.is_none();
+        let is_this = &*object.uid == uid && object.pod().is_some() && !is_leaving(object);
         is_this.then(|| self.top(object)).flatten()
     }
 
@@ -456,24 +456,24 @@ impl Cluster {
             // Deleted and made anew between two looks.
             gone.extend(self.remove(at));
         }
-        let is_terminating = object.pod().is_some() && object.deleting.is_some();
+        let is_leaving = is_leaving(&object);
         let expects_agent = object
             .pod()
             .is_some_and(|pod| pod.has_agent() && pod.phase == Phase::Running)
-            && !is_terminating;
+            && !is_leaving;
         let at = match self.by_key.get(&object.key).copied() {
             Some(at) => {
                 let entry = self.entry_mut(at);
                 let same_place = entry.object.labels == object.labels
                     && entry.object.controller == object.controller
                     && entry.object.depends_on == object.depends_on;
-                let was_terminating = entry.object.deleting.is_some();
+                let was_leaving = self::is_leaving(&entry.object);
                 let look = if same_place {
                     Look::Health
                 } else {
                     Look::Membership
                 };
-                if is_terminating && !was_terminating {
+                if is_leaving && !was_leaving {
                     gone.push(PodGone {
                         uid: object.uid.clone(),
                     });
@@ -685,6 +685,13 @@ fn is_selectable(object: &Object) -> bool {
         ("apps", "ReplicaSet") | ("batch", "Job") | ("", "Pod") => owner_key(object).is_none(),
         _ => false,
     }
+}
+
+/// Whether an object is a pod whose agent has nothing more to say: it is being deleted, or it has ended.
+fn is_leaving(object: &Object) -> bool {
+    object
+        .pod()
+        .is_some_and(|pod| object.deleting.is_some() || pod.phase.is_over())
 }
 
 /// Whether pods can belong to such an object as the top of their owners.

@@ -362,6 +362,31 @@ fn a_pod_that_goes_takes_its_instance_with_it_and_fails_nothing() {
 }
 
 #[test]
+fn a_pod_that_is_over_takes_its_instance_with_it_and_a_job_is_healthy_by_itself() {
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "once", "namespace": "default", "uid": "uid-once", "labels": {"app": "shop"}},
+        "status": {"conditions": [{"type": "Complete", "status": "True"}]}});
+    let running = owned(pod("once-a", json!({}), true), "batch/v1", "Job", "once");
+    let mut world = World::cluster(&[job, running.clone()]);
+    world.configure(&[("shop", BY_LABEL)], &[]);
+    let (mut agent, _) = world.pod_agent("once-a", "uid-once-a");
+    world.announce(&agent, "x/y: readiness");
+    world.states(&mut agent, "0F");
+    assert_eq!(world.members("shop"), ["once: Unhealthy ReadinessFailed"]);
+    for phase in ["Succeeded", "Failed"] {
+        let mut over = running.clone();
+        over["status"]["phase"] = json!(phase);
+        world.applied(&over);
+        assert_eq!(world.scope("shop").health, Health::Healthy, "{phase}");
+    }
+    assert_eq!(world.store.take_evicted(), [agent.session]);
+    world.wait(100);
+    assert_eq!(world.scope("shop").health, Health::Healthy);
+    let (_, answer) = world.pod_agent("once-a", "uid-once-a");
+    assert!(matches!(answer, Answer::Refused(Refusal::UnknownPod { .. })));
+}
+
+#[test]
 fn the_newest_session_of_a_pod_wins() {
     let mut world = World::cluster(&web());
     let (first, _) = world.pod_agent("web-1-a", "uid-web-1-a");
