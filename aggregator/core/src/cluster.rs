@@ -17,7 +17,7 @@ use {
     healthscope_crd::effective::MemberRef,
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::{ComponentKey, Name, Namespace},
+        name::{ComponentKey, InstanceName, Name, Namespace},
     },
     std::{
         cell::RefCell,
@@ -60,6 +60,8 @@ struct Entry {
     agent_due: Option<Instant>,
     /// Whether its agent speaks for it.
     has_spoken: bool,
+    /// Whether its agent has ever found it healthy.
+    has_been_well: bool,
 }
 
 /// One watch.
@@ -231,6 +233,13 @@ impl Cluster {
         self.mark_owners(at, Look::Health);
     }
 
+    /// A pod's agent has found it healthy.
+    pub(crate) fn agent_is_content(&mut self, namespace: &Namespace, name: &Name) {
+        if let Some(&at) = self.by_key.get(&pod_key(namespace, name)) {
+            self.entry_mut(at).has_been_well = true;
+        }
+    }
+
     /// The object itself.
     pub(crate) fn find(&self, key: &ComponentKey) -> Option<&Object> {
         let &at = self.by_key.get(key)?;
@@ -392,6 +401,26 @@ impl Cluster {
         missing
     }
 
+    /// The pods of a component whose agents need not count yet: the kubelet has not found them ready, or they began to run
+    /// after `since` and less than [`AGENT_GRACE`] ago, and were not healthy yet.
+    pub(crate) fn newcomers(
+        &self,
+        key: &ComponentKey,
+        since: Instant,
+        now: Instant,
+    ) -> BTreeSet<InstanceName> {
+        let pods = self.pod_positions(key).into_iter().map(|at| self.entry(at));
+        let new = pods.filter(|entry| {
+            let is_unready = entry.object.pod().is_some_and(|pod| !pod.ready);
+            let is_young = entry
+                .agent_due
+                .is_some_and(|due| due > now && due >= since + AGENT_GRACE);
+            is_unready || is_young && !entry.has_been_well
+        });
+        new.filter_map(|entry| InstanceName::new(entry.object.key.name.as_str()).ok())
+            .collect()
+    }
+
     /// The pods that do a component's work, in the order of their names, itself included when it is one.
     pub(crate) fn pods(&self, key: &ComponentKey) -> Vec<&Object> {
         let mut pods: Vec<&Object> = self
@@ -498,6 +527,7 @@ impl Cluster {
                     listing,
                     agent_due: None,
                     has_spoken: false,
+                    has_been_well: false,
                 };
                 let at = match self.free.pop() {
                     Some(at) => {
