@@ -67,6 +67,11 @@ pub(crate) enum Shown {
 }
 
 impl Shown {
+    /// Ranks; see [`Self::rank`].
+    pub(crate) const FAILING: u8 = 0;
+    pub(crate) const NOT_STARTED: u8 = 3;
+    pub(crate) const PENDING: u8 = 4;
+
     pub(crate) const fn health(self) -> Health {
         match self {
             Self::Probes(cause) => cause.health(),
@@ -82,11 +87,11 @@ impl Shown {
     /// The order in which instances are named; lower is worse.
     pub(crate) const fn rank(self) -> u8 {
         match self {
-            Self::Probes(Cause::Failing(_)) => 0,
+            Self::Probes(Cause::Failing(_)) => Self::FAILING,
             Self::Lost => 1,
             Self::Stopped => 2,
-            Self::Probes(Cause::NotStarted(_)) => 3,
-            Self::Probes(Cause::Pending(_)) => 4,
+            Self::Probes(Cause::NotStarted(_)) => Self::NOT_STARTED,
+            Self::Probes(Cause::Pending(_)) => Self::PENDING,
             Self::Probes(Cause::NoProbes) => 5,
             Self::Probes(Cause::Passing) => 6,
         }
