@@ -163,6 +163,7 @@ fn decide(facts: &Facts, place: &Place, pod: &Value) -> Result<(), SkipReason> {
             .deployment()
             .is_some_and(|deployment| flag(deployment, "--post-start").is_some()),
         kubernetes: facts.kubernetes(),
+        admitted: false,
         stance: Stance::Full,
     };
     match inject::inject(pod, &around, &options) {
