@@ -365,7 +365,7 @@ fn announcement(text: &str, first: u32) -> Vec<AnnouncedInstance> {
         .collect()
 }
 
-/// Records from `0P 1F 2-`: probe id and Passing, Failing or Pending; `*` behind sets the flapping flag.
+/// Records from `0P 1F 2-`: probe id and Passing, Failing, Pending, or Pending for want of a runner; `*` behind sets the flapping flag.
 fn records(text: &str, seq: u64) -> Vec<Record> {
     text.split_whitespace()
         .map(|word| {
@@ -381,6 +381,12 @@ fn records(text: &str, seq: u64) -> Vec<Record> {
                     "connection refused",
                 ),
                 "-" => (ProbeState::Pending, 0, Reason::STARTING, ""),
+                "U" => (
+                    ProbeState::Pending,
+                    0,
+                    Reason::UNSUPPORTED,
+                    "no runner has started",
+                ),
                 other => panic!("{other} is no state"),
             };
             Record {
