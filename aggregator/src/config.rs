@@ -8,12 +8,12 @@ use {
         args::{Args, AuthMode},
         certificates::{Certificates, Files},
         declared::Declared,
-        identity::{AGENT_AUDIENCE, Identity, readers::Readers},
+        identity::{Identity, readers::Readers},
         kubernetes::{Kubernetes, KubernetesError, Place},
     },
     healthscope_core::{
         event,
-        inject::{Amounts, Options, Quantity, Resources, Stance},
+        inject::{AUDIENCE, Amounts, Options, Quantity, Resources, Stance},
         owner::Address,
     },
     healthscope_service::{
@@ -329,10 +329,11 @@ impl Config {
                         aggregator,
                         server_name: None,
                         ca_pem: None,
-                        audience: AGENT_AUDIENCE.to_owned(),
+                        audience: AUDIENCE.to_owned(),
                         resources: resources(agent_cpu, agent_memory),
                         post_start,
                         kubernetes: None,
+                        admitted: true,
                         stance: Stance::Full,
                     },
                 })

@@ -30,7 +30,10 @@ pub mod readers;
 mod remembered;
 mod signature;
 
-pub use claims::{AGENT_AUDIENCE, PodIdentity, Refused};
+pub use {
+    claims::{PodIdentity, Refused},
+    healthscope_core::inject::AUDIENCE as AGENT_AUDIENCE,
+};
 
 /// The longest token of an agent; that of a pod takes 1 to 2 KiB, and the head of a request 8 at most.
 pub const MAX_TOKEN_BYTES: usize = 4096;

@@ -98,6 +98,7 @@ fn options(args: &InjectArgs, ca: Option<&Path>) -> Result<(Options, Vec<String>
         resources: Resources::default(),
         post_start: *post_start,
         kubernetes: None,
+        admitted: false,
         stance: Stance::Full,
     };
     Ok((options, hints))

@@ -258,6 +258,7 @@ const fn is_mistake(reason: &SkipReason) -> bool {
         | SkipReason::Windows
         | SkipReason::MirrorPod
         | SkipReason::OwnPod
+        | SkipReason::NoServiceAccount
         | SkipReason::Deleting
         | SkipReason::LimitRange { .. }
         | SkipReason::QuotaExceeded { .. }

@@ -18,7 +18,7 @@ use {
     healthscope_crd::effective::MemberRef,
     healthscope_shared::{
         health::{Health, Reason, Verdict},
-        name::{ComponentKey, Name, Namespace},
+        name::{ComponentKey, InstanceName, Name, Namespace},
     },
     std::{
         cell::RefCell,
@@ -63,6 +63,8 @@ struct Entry {
     agent_due: Option<Instant>,
     /// Whether its agent speaks for it.
     has_spoken: bool,
+    /// Whether its agent has ever found it healthy.
+    has_been_well: bool,
 }
 
 /// One watch.
@@ -92,7 +94,7 @@ pub(crate) enum Look {
     Membership,
 }
 
-/// A pod that is gone, or about to be.
+/// A pod that is gone, about to be, or over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodGone {
     pub(crate) uid: Arc<str>,
@@ -115,7 +117,7 @@ pub(crate) struct Missing {
 }
 
 impl Cluster {
-    /// Takes in what a watch says. A pod that is gone or terminating is told, so that its agent is let go.
+    /// Takes in what a watch says. A pod that is gone, terminating or over is told, so that its agent is let go.
     pub(crate) fn apply(&mut self, event: ClusterEvent, now: Instant) -> Vec<PodGone> {
         match event {
             ClusterEvent::Listing(watched) => {
@@ -229,7 +231,7 @@ impl Cluster {
     ) -> Option<ComponentKey> {
         let at = *self.by_key.get(&pod_key(namespace, name))?;
         let object = &self.entry(at).object;
-        let is_this = &*object.uid == uid && object.pod().is_some() && object.deleting.is_none();
+        let is_this = &*object.uid == uid && object.pod().is_some() && !is_leaving(object);
         is_this.then(|| self.top(object)).flatten()
     }
 
@@ -299,6 +301,13 @@ impl Cluster {
         };
         self.entry_mut(at).has_spoken = speaks;
         self.mark_owners(at, Look::Health);
+    }
+
+    /// A pod's agent has found it healthy.
+    pub(crate) fn agent_is_content(&mut self, namespace: &Namespace, name: &Name) {
+        if let Some(&at) = self.by_key.get(&pod_key(namespace, name)) {
+            self.entry_mut(at).has_been_well = true;
+        }
     }
 
     /// The object itself.
@@ -462,6 +471,26 @@ impl Cluster {
         missing
     }
 
+    /// The pods of a component whose agents need not count yet: the kubelet has not found them ready, or they began to run
+    /// after `since` and less than [`AGENT_GRACE`] ago, and were not healthy yet.
+    pub(crate) fn newcomers(
+        &self,
+        key: &ComponentKey,
+        since: Instant,
+        now: Instant,
+    ) -> BTreeSet<InstanceName> {
+        let pods = self.pod_positions(key).into_iter().map(|at| self.entry(at));
+        let new = pods.filter(|entry| {
+            let is_unready = entry.object.pod().is_some_and(|pod| !pod.ready);
+            let is_young = entry
+                .agent_due
+                .is_some_and(|due| due > now && due >= since + AGENT_GRACE);
+            is_unready || is_young && !entry.has_been_well
+        });
+        new.filter_map(|entry| InstanceName::new(entry.object.key.name.as_str()).ok())
+            .collect()
+    }
+
     /// The pods that do a component's work, in the order of their names, itself included when it is one.
     pub(crate) fn pods(&self, key: &ComponentKey) -> Vec<&Object> {
         let mut pods: Vec<&Object> = self
@@ -526,24 +555,24 @@ impl Cluster {
             // Deleted and made anew between two looks.
             gone.extend(self.remove(at));
         }
-        let is_terminating = object.pod().is_some() && object.deleting.is_some();
+        let is_leaving = is_leaving(&object);
         let expects_agent = object
             .pod()
             .is_some_and(|pod| pod.has_agent() && pod.phase == Phase::Running)
-            && !is_terminating;
+            && !is_leaving;
         let at = match self.by_key.get(&object.key).copied() {
             Some(at) => {
                 let entry = self.entry_mut(at);
                 let same_place = entry.object.labels == object.labels
                     && entry.object.controller == object.controller
                     && entry.object.depends_on == object.depends_on;
-                let was_terminating = entry.object.deleting.is_some();
+                let was_leaving = self::is_leaving(&entry.object);
                 let look = if same_place {
                     Look::Health
                 } else {
                     Look::Membership
                 };
-                if is_terminating && !was_terminating {
+                if is_leaving && !was_leaving {
                     gone.push(PodGone {
                         uid: object.uid.clone(),
                     });
@@ -568,6 +597,7 @@ impl Cluster {
                     listing,
                     agent_due: None,
                     has_spoken: false,
+                    has_been_well: false,
                 };
                 let at = match self.free.pop() {
                     Some(at) => {
@@ -773,6 +803,13 @@ fn suffers(object: &Object) -> bool {
         State::Workload(workload) => workload.refused.is_some(),
         State::Job(_) | State::CronJob(_) | State::Composite(_) | State::Judged(_) => false,
     }
+}
+
+/// Whether an object is a pod whose agent has nothing more to say: it is being deleted, or it has ended.
+fn is_leaving(object: &Object) -> bool {
+    object
+        .pod()
+        .is_some_and(|pod| object.deleting.is_some() || pod.phase.is_over())
 }
 
 /// Whether pods can belong to such an object as the top of their owners.

@@ -44,6 +44,16 @@ pub(crate) struct Sick {
     pub(crate) id: InstanceId,
 }
 
+impl Sick {
+    const fn is_failing(&self) -> bool {
+        self.rank == Shown::FAILING
+    }
+
+    const fn is_starting(&self) -> bool {
+        matches!(self.rank, Shown::NOT_STARTED | Shown::PENDING)
+    }
+}
+
 /// What a component is, apart from its instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sort {
@@ -97,6 +107,8 @@ pub(crate) struct Component {
     pub(crate) platform: Option<Box<Verdict>>,
     /// Agents that should speak for it and do not.
     pub(crate) missing: Missing,
+    /// Instances in pods that have just come.
+    pub(crate) newcomers: BTreeSet<InstanceName>,
     /// What a nested scope says.
     pub(crate) nested: Option<Box<Verdict>>,
     /// What was last handed out; kept only for members of scopes.
@@ -130,6 +142,7 @@ impl Component {
             since: now_ms,
             platform: None,
             missing: Missing::default(),
+            newcomers: BTreeSet::new(),
             nested: None,
             summary: None,
             dirty: false,
@@ -146,25 +159,58 @@ impl Component {
         self.declared || !self.scopes.is_empty() || !self.instances.is_empty()
     }
 
-    /// Its instances, with those of which only the platform knows that they should be there.
+    /// Its instances that count, with those of which only the platform knows that they should be there.
     ///
-    /// A pod that has just come does not count before its agent has found something, while others do the work and the
-    /// platform is content with them: a rollout makes nothing worse.
+    /// While the platform is content, a pod that has just come does not count before it is healthy from inside too, and one
+    /// whose agent has found nothing yet does not while others do the work: a rollout makes nothing worse.
     pub(crate) fn counted(&self) -> InstanceCounts {
-        let is_well = self
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.health == Health::Healthy);
-        let left_out = if is_well && self.counts.total > self.starting {
+        let mut counts = InstanceCounts {
+            total: self.counts.total + self.missing.count,
+            unknown: self.counts.unknown + self.missing.count,
+            ..self.counts
+        };
+        if !self.is_well_outside() {
+            return counts;
+        }
+        let mut starting = if self.counts.total > self.starting {
             self.starting
         } else {
             0
         };
-        InstanceCounts {
-            total: self.counts.total + self.missing.count - left_out,
-            unknown: self.counts.unknown + self.missing.count - left_out,
-            ..self.counts
+        if !self.newcomers.is_empty() {
+            for sick in self
+                .sick
+                .iter()
+                .filter(|sick| self.newcomers.contains(&sick.name))
+            {
+                counts.total -= 1;
+                if sick.is_failing() {
+                    counts.unhealthy -= 1;
+                } else {
+                    counts.unknown -= 1;
+                }
+                if sick.is_starting() {
+                    starting = starting.saturating_sub(1);
+                }
+            }
         }
+        counts.total -= starting;
+        counts.unknown -= starting;
+        counts
+    }
+
+    fn is_well_outside(&self) -> bool {
+        self.platform
+            .as_ref()
+            .is_some_and(|platform| platform.health == Health::Healthy)
+    }
+
+    /// The worst instance of those that count.
+    fn worst(&self) -> Option<&Sick> {
+        let is_well = self.is_well_outside();
+        self.sick
+            .iter()
+            .find(|sick| !(is_well && self.newcomers.contains(&sick.name)))
     }
 
     /// Whether labels can make it a member: it is more than a name in some scope, and no scope itself.
@@ -179,19 +225,18 @@ impl Component {
 
     /// The verdict. `leaf` tells of the worst instance; `starting` is whether agents may still come for the first time.
     pub(crate) fn verdict(&self, starting: bool, leaf: impl FnOnce(&Sick) -> (Reason, String)) -> Verdict {
-        let inside =
-            rollup::inside_verdict(self.counted(), || match (self.sick.first(), &self.missing.pod) {
-                (Some(sick), _) => leaf(sick),
-                (None, Some(pod)) if starting => (
-                    Reason::STARTING,
-                    format!("the agent of pod {pod} has not connected yet"),
-                ),
-                (None, Some(pod)) => (
-                    Reason::AGENT_LOST,
-                    format!("the agent of pod {pod} has not connected; its log says why"),
-                ),
-                (None, None) => (Reason::UNKNOWN, String::new()),
-            });
+        let inside = rollup::inside_verdict(self.counted(), || match (self.worst(), &self.missing.pod) {
+            (Some(sick), _) => leaf(sick),
+            (None, Some(pod)) if starting => (
+                Reason::STARTING,
+                format!("the agent of pod {pod} has not connected yet"),
+            ),
+            (None, Some(pod)) => (
+                Reason::AGENT_LOST,
+                format!("the agent of pod {pod} has not connected; its log says why"),
+            ),
+            (None, None) => (Reason::UNKNOWN, String::new()),
+        });
         rollup::join(self.platform.as_deref().cloned(), inside).unwrap_or_else(|| self.absent(starting))
     }
 

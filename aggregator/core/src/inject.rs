@@ -33,7 +33,8 @@ use {
     std::{collections::BTreeMap, fmt},
 };
 
-/// The audience of the token by which an agent proves whose it is: one that the API server itself does not take.
+/// The audience of the token by which an agent proves whose it is: one that the API server itself does not take, so that a
+/// stolen token is of no use there.
 pub const AUDIENCE: &str = "healthscope.core.oam.dev";
 /// The oldest Kubernetes that starts native sidecars without being asked to.
 const OLDEST: (u32, u32) = (1, 29);
@@ -65,6 +66,9 @@ pub struct Options {
     pub post_start: bool,
     /// The version of the cluster, where it is known.
     pub kubernetes: Option<(u32, u32)>,
+    /// Whether pods come from the API server, which gave each its ServiceAccount: one that has none then is in a cluster
+    /// without them.
+    pub admitted: bool,
     /// How much is injected now.
     pub stance: Stance,
 }
@@ -337,6 +341,9 @@ fn is_possible(pod: &Value, options: &Options) -> Result<(), SkipReason> {
     let is_windows = spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows";
     if is_windows {
         return Err(SkipReason::Windows);
+    }
+    if options.admitted && spec["serviceAccountName"].as_str().unwrap_or_default().is_empty() {
+        return Err(SkipReason::NoServiceAccount);
     }
     if spec["hostNetwork"] == true {
         return Err(SkipReason::HostNetwork);

@@ -411,6 +411,9 @@ impl Store {
             self.components
                 .get_mut(component)
                 .change(instance, name, before, after);
+            if after.health() == Health::Healthy {
+                self.pod_is_well(instance);
+            }
             self.settle(component, now);
         } else if flapping != 0 || after.health() != Health::Healthy {
             // Nobody sees more of a healthy instance than that it is healthy.
@@ -431,9 +434,13 @@ impl Store {
             if before != after {
                 component.change(id, &instance.name, before, after);
             }
+            let component = instance.component;
             // What is said of a sick instance may have changed though its verdict has not.
             if before != after || flapping != 0 || after.health() != Health::Healthy {
-                touched.insert(instance.component);
+                touched.insert(component);
+            }
+            if before != after && after.health() == Health::Healthy {
+                self.pod_is_well(id);
             }
         }
         for component in touched {

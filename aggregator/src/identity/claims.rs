@@ -4,17 +4,13 @@
 //! review of one. Both end in the same checks.
 
 use {
-    healthscope_core::event::PodRef,
+    healthscope_core::{event::PodRef, inject::AUDIENCE},
     healthscope_shared::name::{AgentName, Name, Namespace},
     jiff::Timestamp,
     k8s_openapi::api::authentication::v1::TokenReviewStatus,
     serde::Deserialize,
     std::{sync::Arc, time::Duration},
 };
-
-/// The audience that an agent's token must be for: one that the API server itself does not take, so that a stolen token
-/// is of no use there.
-pub const AGENT_AUDIENCE: &str = "healthscope.core.oam.dev";
 
 /// How far clocks of the control plane and of this node may be apart; as much as the API server allows.
 const LEEWAY: Duration = Duration::from_secs(60);
@@ -74,7 +70,7 @@ pub enum Refused {
     /// There is no token.
     #[error(
         "an agent must show the token of its pod: mount a projected ServiceAccount token with the audience \
-         {AGENT_AUDIENCE} and name it with --token-file"
+         {AUDIENCE} and name it with --token-file"
     )]
     NoToken,
     /// Longer than any token of a pod.
@@ -99,7 +95,7 @@ pub enum Refused {
     #[error("the token is of another issuer than this cluster's")]
     Issuer,
     /// For somebody else.
-    #[error("the token is for another audience; request it with the audience {AGENT_AUDIENCE}")]
+    #[error("the token is for another audience; request it with the audience {AUDIENCE}")]
     Audience,
     /// Too old.
     #[error("the token has expired; the kubelet renews it, so read its file anew for each connection")]
@@ -250,8 +246,8 @@ impl Claims {
     /// a question whose answer would be no.
     pub(super) fn check(&self, now: Timestamp) -> Result<(), Refused> {
         let is_ours = match &self.aud {
-            Audience::One(audience) => audience == AGENT_AUDIENCE,
-            Audience::Several(audiences) => audiences.iter().any(|audience| audience == AGENT_AUDIENCE),
+            Audience::One(audience) => audience == AUDIENCE,
+            Audience::Several(audiences) => audiences.iter().any(|audience| audience == AUDIENCE),
         };
         if !is_ours {
             return Err(Refused::Audience);
@@ -288,10 +284,7 @@ pub(super) fn identify_reviewed(
         return Err(Refused::Rejected);
     }
     // A server that does not know of audiences answers without any, and has then accepted a token for itself.
-    let is_ours = audiences
-        .iter()
-        .flatten()
-        .any(|audience| audience == AGENT_AUDIENCE);
+    let is_ours = audiences.iter().flatten().any(|audience| audience == AUDIENCE);
     if !is_ours {
         return Err(Refused::Audience);
     }
@@ -353,7 +346,7 @@ mod tests {
     fn good() -> Value {
         json!({
             "iss": ISSUER,
-            "aud": [AGENT_AUDIENCE],
+            "aud": [AUDIENCE],
             "sub": "system:serviceaccount:shop:web",
             "exp": NOW + 600,
             "nbf": NOW - 10,
@@ -401,8 +394,8 @@ mod tests {
     #[test]
     fn what_is_not_ours_now_and_of_a_pod_is_refused() {
         check(good(), Ok(()));
-        check(with("/aud", json!(AGENT_AUDIENCE)), Ok(()));
-        check(with("/aud", json!(["other", AGENT_AUDIENCE])), Ok(()));
+        check(with("/aud", json!(AUDIENCE)), Ok(()));
+        check(with("/aud", json!(["other", AUDIENCE])), Ok(()));
         check(with("/aud", json!(["other"])), Err(Refused::Audience));
         check(with("/aud", json!([])), Err(Refused::Audience));
         check(with("/aud", json!(ISSUER)), Err(Refused::Audience));
@@ -441,7 +434,7 @@ mod tests {
     fn review() -> Value {
         json!({
             "authenticated": true,
-            "audiences": [AGENT_AUDIENCE],
+            "audiences": [AUDIENCE],
             "user": {
                 "username": "system:serviceaccount:shop:web",
                 "groups": ["system:serviceaccounts"],

@@ -304,12 +304,10 @@ impl Installed {
             .take_while(|line| line.starts_with('#'))
             .filter_map(|line| line.strip_prefix("#   "))
             .collect();
-        let [apply, certificate, secret, trust, wait] = commands.as_slice() else {
+        let [apply, wait] = commands.as_slice() else {
             panic!("{commands:#?}");
         };
-        for line in [apply, certificate, secret, trust] {
-            self.quietly(line);
-        }
+        self.quietly(apply);
         assert!(wait.starts_with("kubectl rollout status "), "{wait}");
         let established =
             "kubectl wait --for=condition=Established --timeout=60s crd/healthscopes.core.oam.dev";
@@ -343,6 +341,14 @@ impl Installed {
             .cluster
             .kubectl(["create", "token", account, "-n", namespace, "--duration=1h"]);
         created.unwrap().trim().to_owned()
+    }
+
+    /// The certificate that the aggregator tells everybody to trust.
+    fn authority(&self) -> anyhow::Result<String> {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/healthscope-ca");
+        let published = self.cluster.get(&path)?;
+        let authority = published["data"]["ca.crt"].as_str();
+        Ok(authority.context("it is empty")?.to_owned())
     }
 
     /// What the API server was asked as this user, and what it answered.
@@ -408,14 +414,8 @@ fn the_installation_applies_as_written() {
     let installed = Installed::start();
     timed("the commands of the installation", || installed.install());
 
-    // Again, it changes nothing, and leaves alone what the other commands made.
+    // Again, it changes nothing.
     assert_eq!(installed.quietly("kubectl diff -f install.yaml"), "");
-    let trusted = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/healthscope-ca");
-    let before = installed.cluster.get(&trusted).unwrap();
-    installed.quietly("kubectl apply -f install.yaml");
-    let after = installed.cluster.get(&trusted).unwrap();
-    assert!(before["data"]["ca.crt"].is_string(), "{before}");
-    assert_eq!(before["data"], after["data"]);
 
     // Pod Security lets its pods in, and others not.
     installed.until("both pods", || {
@@ -631,15 +631,8 @@ impl Replica {
         for argument in words(&container["args"]) {
             let argument = argument
                 .replace("0.0.0.0:7575", &address.to_string())
-                .replace("$(POD_IP):7575", &address.to_string())
-                .replace(
-                    "/etc/healthscope/tls/tls.crt",
-                    installed.file("healthscope.crt").to_str().unwrap(),
-                )
-                .replace(
-                    "/etc/healthscope/tls/tls.key",
-                    installed.file("healthscope.key").to_str().unwrap(),
-                );
+                .replace("0.0.0.0:9443", "127.0.0.1:0")
+                .replace("$(POD_IP):7575", &address.to_string());
             command.arg(argument);
         }
         for variable in container["env"].as_array().unwrap() {
@@ -651,9 +644,13 @@ impl Replica {
             };
             command.env(variable["name"].as_str().unwrap(), value);
         }
+        let running = Running::start(command, installed.file(&format!("{pod}.log")));
+        let authority = installed.until("the authority to be published", || {
+            installed.authority().map(Some)
+        });
         let mut roots = RootCertStore::empty();
         roots
-            .add(CertificateDer::from_pem_file(installed.file("healthscope.crt")).unwrap())
+            .add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap())
             .unwrap();
         let roots = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -663,7 +660,7 @@ impl Replica {
         Self {
             pod: pod.to_owned(),
             address,
-            running: Running::start(command, installed.file(&format!("{pod}.log"))),
+            running,
             roots: Arc::new(roots),
             door,
         }
@@ -797,8 +794,10 @@ fn agent(installed: &Installed, aggregator: &Replica, ready: &Path) -> Running {
             &uid,
         ])
         .unwrap();
-    let (token_file, config) = (installed.file("agent.token"), installed.file("agent.yaml"));
+    let [token_file, config, authority] =
+        ["agent.token", "agent.yaml", "ca.crt"].map(|name| installed.file(name));
     fs::write(&token_file, token.trim()).unwrap();
+    fs::write(&authority, installed.authority().unwrap()).unwrap();
     let component = format!(
         "apiVersion: healthscope.core.oam.dev/v1beta1\nkind: Component\nmetadata: {{name: web}}\nspec: {{readinessProbe: \
          {{exec: {{command: [test, -e, {}]}}, periodSeconds: 1, failureThreshold: 1}}}}\n",
@@ -813,7 +812,7 @@ fn agent(installed: &Installed, aggregator: &Replica, ready: &Path) -> Running {
         .arg(format!("--aggregator=wss://{}", aggregator.address))
         .arg(format!("--server-name={SERVER_NAME}"))
         .arg("--ca")
-        .arg(installed.file("healthscope.crt"))
+        .arg(authority)
         .arg("--token-file")
         .arg(token_file)
         .arg("--socket")
@@ -917,6 +916,24 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
         });
     });
 
+    // Who applies the manifest again takes nothing away.
+    let kept = |installed: &Installed| {
+        let webhooks =
+            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/healthscope-agent-injector";
+        let webhooks = installed.cluster.get(webhooks).unwrap();
+        let secret = format!("/api/v1/namespaces/{NAMESPACE}/secrets/healthscope-tls");
+        let secret = installed.cluster.get(&secret).unwrap();
+        let bundle = webhooks["webhooks"][0]["clientConfig"]["caBundle"].clone();
+        (bundle, secret["data"].clone(), installed.authority().unwrap())
+    };
+    let before = kept(&installed);
+    assert!(
+        before.0.is_string() && before.1["tls.key"].is_string(),
+        "{before:?}"
+    );
+    installed.quietly("kubectl apply -f install.yaml");
+    assert_eq!(before, kept(&installed));
+
     // What a reader may see and do, is the cluster's affair.
     let (code, body) = owner.get("/api/v1/scopes", Some(&reader)).unwrap();
     assert!(code == 200 && body.contains("\"others\""), "{code} {body}");
@@ -993,6 +1010,7 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
     assert_eq!(refused, BTreeSet::from(["list services in shop".to_owned()]));
     let roles = roles(MANIFEST);
     let mut granted = roles["ClusterRole healthscope-aggregator"].clone();
+    granted.extend(roles["ClusterRole healthscope-aggregator-injector"].clone());
     granted.extend(roles["Role healthscope-aggregator"].clone());
     granted.extend(self::roles(SERVICES).into_values().flatten());
     let unused: Vec<String> = granted

@@ -61,6 +61,12 @@ pub enum SkipReason {
     /// HealthScope itself.
     #[error("the pod is a part of HealthScope itself")]
     OwnPod,
+    /// An agent would have no name to speak under, and a pod with a token of nobody does not start.
+    #[error(
+        "the pod has no ServiceAccount, by which an agent says whose it is; \
+             is the API server's admission plugin ServiceAccount turned off?"
+    )]
+    NoServiceAccount,
     /// It is on its way out.
     #[error("the pod is being deleted")]
     Deleting,
@@ -139,7 +145,7 @@ pub enum SkipReason {
 
 impl SkipReason {
     /// Every code there is, in the order of the variants: what a metric has series for.
-    pub const CODES: [&'static str; 20] = [
+    pub const CODES: [&'static str; 21] = [
         "NotAPod",
         "NotEnabled",
         "Disabled",
@@ -150,6 +156,7 @@ impl SkipReason {
         "Windows",
         "MirrorPod",
         "OwnPod",
+        "NoServiceAccount",
         "Deleting",
         "AgentPresent",
         "NameClash",
@@ -176,6 +183,7 @@ impl SkipReason {
             Self::Windows => "Windows",
             Self::MirrorPod => "MirrorPod",
             Self::OwnPod => "OwnPod",
+            Self::NoServiceAccount => "NoServiceAccount",
             Self::Deleting => "Deleting",
             Self::AgentPresent { .. } => "AgentPresent",
             Self::NameClash { .. } => "NameClash",

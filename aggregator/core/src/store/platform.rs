@@ -4,7 +4,7 @@ use {
     super::Store,
     crate::{
         cluster::{Look, Missing},
-        component::Sort,
+        component::{InstanceId, Sort},
         event::{AnnouncedInstance, ClusterEvent, Now, PodRef, Refusal, SessionId},
         platform::oam::{self, OamCondition, OamHealth, OamRef, OamScope},
         status::OldWords,
@@ -99,6 +99,8 @@ impl Store {
         } else {
             cluster.missing_agents(key, self.starting, now.instant)
         };
+        // Of pods that were there when this replica started nobody knows when they came.
+        let newcomers = cluster.newcomers(key, self.started + self.config.patience.start, now.instant);
         let described = cluster.find(key).map(|object| {
             (
                 object.labels.clone(),
@@ -109,6 +111,7 @@ impl Store {
         let component = self.components.get_mut(id);
         component.platform = Some(Box::new(platform));
         component.missing = missing;
+        component.newcomers = newcomers;
         if look == Look::Membership {
             let (labels, depends_on) = match described {
                 Some((labels, depends_on, api_version)) => {
@@ -265,6 +268,17 @@ impl Store {
         if let Some(key) = cluster.component_of_pod(&pod.namespace, &pod.name, &pod.uid) {
             cluster.mark(&key, Look::Membership);
         }
+    }
+
+    /// An agent that speaks for a pod has found it healthy: from now on whatever it finds counts.
+    pub(super) fn pod_is_well(&mut self, instance: InstanceId) {
+        let Some((pod, cluster)) = self.pods.get(&instance.agent).zip(self.cluster.as_mut()) else {
+            return;
+        };
+        cluster.agent_is_content(&pod.namespace, &pod.name);
+        let instance = self.fleet.instance(instance);
+        let component = self.components.get_mut(instance.component);
+        component.newcomers.remove(&instance.name);
     }
 
     /// An agent does not speak for its pod any more.

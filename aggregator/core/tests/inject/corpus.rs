@@ -19,6 +19,7 @@ pub(crate) fn options() -> Options {
         resources: Resources::default(),
         post_start: false,
         kubernetes: Some((1, 36)),
+        admitted: false,
         stance: Stance::Full,
     }
 }

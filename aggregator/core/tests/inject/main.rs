@@ -278,6 +278,7 @@ fn what_the_program_s_settings_forbid_is_not_done() {
         |options| options.post_start = true,
         "",
     );
+    check(web, |options| options.admitted = true, "NoServiceAccount");
     check(
         web,
         |options| options.ca_pem = Some("x".repeat(200_000)),

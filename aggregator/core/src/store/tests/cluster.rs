@@ -364,6 +364,31 @@ fn a_pod_that_goes_takes_its_instance_with_it_and_fails_nothing() {
 }
 
 #[test]
+fn a_pod_that_is_over_takes_its_instance_with_it_and_a_job_is_healthy_by_itself() {
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "once", "namespace": "default", "uid": "uid-once", "labels": {"app": "shop"}},
+        "status": {"conditions": [{"type": "Complete", "status": "True"}]}});
+    let running = owned(pod("once-a", json!({}), true), "batch/v1", "Job", "once");
+    let mut world = World::cluster(&[job, running.clone()]);
+    world.configure(&[("shop", BY_LABEL)], &[]);
+    let (mut agent, _) = world.pod_agent("once-a", "uid-once-a");
+    world.announce(&agent, "x/y: readiness");
+    world.states(&mut agent, "0F");
+    assert_eq!(world.members("shop"), ["once: Unhealthy ReadinessFailed"]);
+    for phase in ["Succeeded", "Failed"] {
+        let mut over = running.clone();
+        over["status"]["phase"] = json!(phase);
+        world.applied(&over);
+        assert_eq!(world.scope("shop").health, Health::Healthy, "{phase}");
+    }
+    assert_eq!(world.store.take_evicted(), [agent.session]);
+    world.wait(100);
+    assert_eq!(world.scope("shop").health, Health::Healthy);
+    let (_, answer) = world.pod_agent("once-a", "uid-once-a");
+    assert!(matches!(answer, Answer::Refused(Refusal::UnknownPod { .. })));
+}
+
+#[test]
 fn the_newest_session_of_a_pod_wins() {
     let mut world = World::cluster(&web());
     let (first, _) = world.pod_agent("web-1-a", "uid-web-1-a");
@@ -533,11 +558,69 @@ fn a_pod_that_has_just_come_makes_nothing_worse_before_its_agent_has_found_somet
     let (mut new, _) = world.pod_agent("web-1-b", "uid-web-1-b");
     world.announce(&new, "x/y: readiness");
     assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
-    // What it finds counts, and so does that it is alone.
+    // Nor what it finds before it is ready: its application may still be starting.
     world.states(&mut new, "0F");
+    assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
+    // What it finds counts once the pod is ready, which here it was before the aggregator started.
+    let ready = owned(pod("web-1-b", json!({}), true), "apps/v1", "ReplicaSet", "web-1");
+    world.applied(&ready);
     assert_eq!(world.scope("shop").health, Health::Degraded);
-    world.states(&mut new, "0P");
+    world.report(&mut new, "0P");
     assert_eq!(world.scope("shop").health, Health::Healthy);
+}
+
+#[test]
+fn a_pod_that_has_just_come_counts_once_it_was_healthy_or_after_half_a_minute() {
+    for was_healthy in [true, false] {
+        let mut world = World::cluster(&web());
+        world.configure(&[("shop", BY_LABEL)], &[]);
+        let (mut old, _) = world.pod_agent("web-1-a", "uid-web-1-a");
+        world.announce(&old, "x/y: readiness");
+        world.states(&mut old, "0P");
+        // A rollout of one pod, which the platform sees ready before the agent has found anything.
+        let new = owned(pod("web-1-b", json!({}), true), "apps/v1", "ReplicaSet", "web-1");
+        world.applied(&new);
+        world.deleted(&web()[2]);
+        assert_eq!(world.scope("shop").health, Health::Healthy);
+        let (mut agent, _) = world.pod_agent("web-1-b", "uid-web-1-b");
+        world.announce(&agent, "x/y: readiness");
+        assert_eq!(world.scope("shop").health, Health::Healthy);
+        world.states(&mut agent, "0F");
+        assert_eq!(world.scope("shop").health, Health::Healthy);
+        if was_healthy {
+            world.report(&mut agent, "0P");
+            world.report(&mut agent, "0F");
+        } else {
+            world.wait(20);
+            world.report(&mut agent, "0F");
+            world.wait(9);
+            assert_eq!(world.scope("shop").health, Health::Healthy);
+            world.wait(1);
+        }
+        assert_eq!(world.members("shop"), ["web: Unhealthy ReadinessFailed"]);
+        // The platform itself may be less content.
+        world.applied(&workload("Deployment", "web", json!({"app": "shop"}), 1, 0));
+        assert_eq!(world.members("shop"), ["web: Unhealthy ReadinessFailed"]);
+    }
+}
+
+#[test]
+fn a_check_that_fails_in_a_pod_that_is_not_ready_is_told_when_the_platform_complains() {
+    let mut world = World::cluster(&[]);
+    world.configure(&[("shop", BY_LABEL)], &[]);
+    let [_, replica_set, mut pod] = web();
+    pod["status"]["conditions"][0]["status"] = json!("False");
+    for object in [
+        workload("Deployment", "web", json!({"app": "shop"}), 1, 0),
+        replica_set,
+        pod,
+    ] {
+        world.applied(&object);
+    }
+    let (mut agent, _) = world.pod_agent("web-1-a", "uid-web-1-a");
+    world.announce(&agent, "x/y: readiness");
+    world.states(&mut agent, "0F");
+    assert_eq!(world.members("shop"), ["web: Unhealthy ReadinessFailed"]);
 }
 
 #[test]
