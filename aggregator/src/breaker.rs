@@ -5,15 +5,19 @@
 //! to do harm: the replica then obeys what it decides itself, and says so.
 //!
 //! RBAC, in our own namespace and by name: `get`, `watch`, `update` on the ConfigMap, `delete` on the canary's pod; and
-//! `create` on Events everywhere.
+//! `create`, `list` and `watch` on Events everywhere.
 
 mod events;
 mod map;
+mod refusals;
 
 use {
     crate::{
         admission::Namespaces,
-        breaker::map::{Found, Map},
+        breaker::{
+            map::{Found, Map},
+            refusals::Refusals,
+        },
         bus::{StoreSender, ToStore},
         clock,
         kubernetes::role::Role,
@@ -73,11 +77,14 @@ pub(crate) async fn run(ends: BreakerEnds, shutdown: CancellationToken) {
     let (found, finds) = watch::channel(None);
     let api = Api::namespaced(ends.client.clone(), ends.home.as_str());
     let pods = Api::namespaced(ends.client.clone(), ends.home.as_str());
+    let refusals = Refusals::default();
+    let refused = refusals::follow(ends.client.clone(), refusals.clone());
     let shell = Shell {
         ends,
         maps: api.clone(),
         pods,
         found: finds,
+        refusals,
         breaker: None,
         base: None,
         is_dirty: false,
@@ -88,7 +95,9 @@ pub(crate) async fn run(ends: BreakerEnds, shutdown: CancellationToken) {
         biased;
         () = shutdown.cancelled() => {}
         // A request that is cut off is done or not; the next process finds out.
-        ((), ()) = async { tokio::join!(map::follow(api, found), shell.run()) } => shutdown.cancelled().await,
+        ((), (), ()) = async { tokio::join!(map::follow(api, found), refused, shell.run()) } => {
+            shutdown.cancelled().await;
+        }
     }
 }
 
@@ -97,6 +106,7 @@ struct Shell {
     maps: Api<ConfigMap>,
     pods: Api<Pod>,
     found: watch::Receiver<Option<Found>>,
+    refusals: Refusals,
     /// While this replica serves.
     breaker: Option<Breaker>,
     /// The ConfigMap as it was seen or written last.
@@ -206,6 +216,7 @@ impl Shell {
             record: breaker.record().clone(),
             home: self.ends.home.clone(),
             blamed: self.ends.blamed.clone(),
+            refusals: self.refusals.now(),
             now: clock::now().wall,
         };
         let Some(mut observed) = ask(&self.ends.store, question).await else {

@@ -48,7 +48,7 @@ mod query;
 mod tests;
 
 pub use {
-    harm::HarmQuestion,
+    harm::{FailedCreate, HarmQuestion},
     query::{NoTarget, ProbeTarget},
 };
 

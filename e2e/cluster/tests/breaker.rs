@@ -371,6 +371,7 @@ fn harm_is_stopped_within_seconds_and_injection_resumes_on_proof() {
     let aggregator = installation.start();
     an_image_that_cannot_be_pulled(&installation, &aggregator);
     a_pod_that_is_refused(&installation, &aggregator);
+    a_pod_of_a_stateful_set_that_is_refused(&installation, &aggregator);
     a_runner_that_never_comes_up(&installation, &aggregator);
 }
 
@@ -499,7 +500,9 @@ fn a_pod_that_is_refused(installation: &Installation, aggregator: &Aggregator<'_
         "metadata": {"name": "no-agents"},
         "spec": {
             "policyName": "no-agents", "validationActions": ["Deny"],
-            "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "strict"}}},
+            "matchResources": {"namespaceSelector": {"matchExpressions": [
+                {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["strict", "strict-too"]},
+            ]}},
         },
     });
     for object in [policy, binding] {
@@ -538,6 +541,48 @@ fn a_pod_that_is_refused(installation: &Installation, aggregator: &Aggregator<'_
     let wish = "healthscope.core.oam.dev/retry-injection=now";
     cluster
         .kubectl(["annotate", "namespace", "strict", wish])
+        .unwrap();
+    aggregator.until("the breaker to close", || {
+        Ok(installation.trips()?.is_empty().then_some(()))
+    });
+}
+
+/// The same for a StatefulSet, which says so in Events alone.
+fn a_pod_of_a_stateful_set_that_is_refused(installation: &Installation, aggregator: &Aggregator<'_>) {
+    namespace(&installation.cluster, "strict-too");
+    let label = "healthscope.core.oam.dev/inject=enabled";
+    installation
+        .cluster
+        .kubectl(["label", "namespace", "strict-too", label])
+        .unwrap();
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"},
+        "spec": {
+            "replicas": 2,
+            "serviceName": "db",
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": {"app": "db"}},
+            "template": {
+                "metadata": {"labels": {"app": "db"}},
+                "spec": {"containers": [{"name": "db", "image": "x", "readinessProbe": {"tcpSocket": {"port": 1}}}]},
+            },
+        },
+    });
+    apply(&installation.cluster, "strict-too", &set.to_string());
+    let trip = aggregator.until("the breaker to open", || {
+        Ok(installation.trips()?.into_iter().next())
+    });
+    assert_eq!(trip["cause"], "FailedCreate", "{trip}");
+    assert_eq!(
+        trip["owner"],
+        json!({"kind": "StatefulSet", "name": "db"}),
+        "{trip}"
+    );
+    installation.pods(aggregator, "strict-too", "db", false);
+    let wish = "healthscope.core.oam.dev/retry-injection=now";
+    installation
+        .cluster
+        .kubectl(["annotate", "namespace", "strict-too", wish])
         .unwrap();
     aggregator.until("the breaker to close", || {
         Ok(installation.trips()?.is_empty().then_some(()))

@@ -753,6 +753,35 @@ const RUNS: &str = r#"{"status": {"phase": "Running", "startTime": "2026-01-01T0
     "containerStatuses": [{"name": "main", "ready": true, "started": true, "restartCount": 0, "image": "local/none",
         "imageID": "none", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}}"#;
 
+/// A pod whose agent's image cannot be had, and the canary, which no controller makes here.
+const STUCK: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: stuck-0, namespace: shop}
+spec:
+  serviceAccountName: web
+  automountServiceAccountToken: false
+  initContainers: [{name: healthscope-agent, image: local/none, restartPolicy: Always}]
+  containers: [{name: main, image: local/none}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: healthscope-canary-0, namespace: healthscope-system}
+spec:
+  serviceAccountName: healthscope-canary
+  automountServiceAccountToken: false
+  securityContext: {runAsNonRoot: true, runAsUser: 2102, seccompProfile: {type: RuntimeDefault}}
+  initContainers:
+    - {name: healthscope-agent, image: local/none, restartPolicy: Always, securityContext: &restricted {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}}
+  containers:
+    - {name: canary, image: local/none, securityContext: *restricted}
+";
+
+/// What a kubelet says of it.
+const CANNOT_PULL: &str = r#"{"status": {"phase": "Pending", "initContainerStatuses": [
+    {"name": "healthscope-agent", "ready": false, "restartCount": 0, "image": "local/none", "imageID": "",
+        "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}]}}"#;
+
 /// What a scope says of its component of a kind: health, reason, message.
 fn says(installed: &Installed, scope: &str, kind: &str) -> anyhow::Result<(String, String, String)> {
     let path = format!("/apis/core.oam.dev/v1beta1/namespaces/shop/healthscopes/{scope}");
@@ -943,6 +972,33 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
     assert_eq!(owner.get("/metrics", Some(&reader)).unwrap().0, 200);
     assert_eq!(owner.get("/metrics", Some(&stranger)).unwrap().0, 403);
     assert_eq!(owner.get("/api/v1/scopes", None).unwrap().0, 401);
+
+    // Where an agent keeps a pod from starting, less is injected, and another canary is to show when that may end.
+    cluster.apply(STUCK).unwrap();
+    let stuck = [
+        "patch",
+        "pod",
+        "stuck-0",
+        "-n",
+        "shop",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        CANNOT_PULL,
+    ];
+    cluster.kubectl(stuck).unwrap();
+    installed.until("the breaker to open", || {
+        let map = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/healthscope-breaker");
+        let record = cluster.get(&map)?["data"]["record.json"].to_string();
+        Ok(record.contains("ImagePull").then_some(()))
+    });
+    installed.until("the canary to be made anew", || {
+        let canary = format!("/api/v1/namespaces/{NAMESPACE}/pods/healthscope-canary-0");
+        Ok(cluster.get(&canary).is_err().then_some(()))
+    });
+    cluster
+        .kubectl(["delete", "pod", "stuck-0", "-n", "shop", "--wait=false"])
+        .unwrap();
 
     // The watch brings nothing any more, and somebody changes the scope: the next write is a conflict that only a look
     // at the object explains.

@@ -83,7 +83,8 @@ impl Blamed {
     }
 }
 
-/// Without `pods "NAME" `: a pod may be called anything.
+/// What follows `pods "NAME" `, and before it `create Pod NAME in StatefulSet NAME failed error: `: they may be called
+/// anything.
 fn without_name(message: &str) -> &str {
     let Some((before, rest)) = message.split_once("pods \"") else {
         return message;
@@ -148,6 +149,14 @@ mod tests {
         check(
             r#"Error creating: pods "healthscope-agent-1" is forbidden: no"#,
             false,
+        );
+        check(
+            r#"create Pod healthscope-agent-0 in StatefulSet healthscope-agent failed error: pods "healthscope-agent-0" is forbidden: no"#,
+            false,
+        );
+        check(
+            r#"create Pod db-0 in StatefulSet db failed error: pods "db-0" is forbidden: container healthscope-agent"#,
+            true,
         );
         check("", false);
         check("pods \"", false);

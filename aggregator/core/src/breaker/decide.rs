@@ -151,12 +151,9 @@ impl Breaker {
 
     /// The uid of the canary's pod, once it has been well for long enough.
     fn watch_canary(&mut self, canary: Option<&Canary>, now: Instant) -> Option<String> {
-        let canary = match canary {
-            Some(canary) => canary,
-            None => {
-                self.canary = None;
-                return None;
-            }
+        let Some(canary) = canary else {
+            self.canary = None;
+            return None;
         };
         let (since, well) = match &self.canary {
             Some((uid, since, well)) if *uid == canary.uid => (*since, *well),
@@ -188,7 +185,7 @@ impl Breaker {
         let trips = std::mem::take(&mut self.record.trips);
         for trip in trips {
             let owner = owner_now(&trip, observed);
-            if is_gone(&trip, observed) {
+            if is_gone(&trip, observed, now.wall) {
                 continue;
             }
             let Some(why) = why_closed(&trip, owner.as_ref(), observed, proof) else {
@@ -602,12 +599,13 @@ fn why_closed(
     (is_local && trip.level == Level::Owner && is_other).then_some(Closing::Template)
 }
 
-/// Whether nothing is left that it could spare.
-fn is_gone(trip: &Trip, observed: &Observed) -> bool {
+/// Whether nothing is left that it could spare. Not at once: pods that nobody controls come and go, and together they may
+/// say that their namespace suffers.
+fn is_gone(trip: &Trip, observed: &Observed, now: Timestamp) -> bool {
     let (Some(namespace), Some(owner)) = (&trip.namespace, &trip.owner) else {
         return false;
     };
-    observed.gone.contains(&(namespace.clone(), owner.clone()))
+    now.duration_since(trip.since) > WINDOW && observed.gone.contains(&(namespace.clone(), owner.clone()))
 }
 
 /// The annotation that counts for a trip.

@@ -391,6 +391,7 @@ fn an_owner_that_is_gone_needs_no_trip() {
     world.harm("shop", "web", Cause::ImagePull).pass(5);
     world.observed.harms.clear();
     world.observed.gone.insert(("shop".to_owned(), deployment("web")));
+    world.pass(600).open(&["shop/web ImagePull"]);
     world.pass(1).open(&[]);
     assert_eq!(world.told.len(), 1, "nobody is left to be told: {:?}", world.told);
 }

@@ -25,8 +25,27 @@ pub struct HarmQuestion {
     pub home: Namespace,
     /// What pods get.
     pub blamed: Blamed,
+    /// What Events say of controllers whose pods were refused.
+    pub refusals: Vec<FailedCreate>,
     /// The moment, by the wall clock.
     pub now: Timestamp,
+}
+
+/// An Event of a controller whose pod was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedCreate {
+    /// Where.
+    pub namespace: String,
+    /// The controller's kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// When it was refused last.
+    pub at: Timestamp,
+    /// What the controller said.
+    pub message: String,
 }
 
 impl Store {
@@ -37,6 +56,7 @@ impl Store {
             record,
             home,
             blamed,
+            refusals,
             now,
         } = question;
         let mut observed = Observed {
@@ -55,6 +75,24 @@ impl Store {
                 && let Some((cause, made, message)) = suffering(object, blamed)
             {
                 observed.harms.push(harm(object, &owner, cause, made, message));
+            }
+        }
+        for refusal in refusals {
+            let FailedCreate {
+                namespace,
+                kind,
+                name,
+                uid,
+                at,
+                message,
+            } = refusal;
+            if let Child::Found(object) = cluster.owner(namespace, kind, name)
+                && *object.uid == **uid
+                && blamed.is_in(message)
+            {
+                let owner = cluster.outermost(object);
+                let refused = harm(object, &owner, Cause::FailedCreate, *at, message);
+                observed.harms.push(refused);
             }
         }
         for (agent, pod) in &self.pods {

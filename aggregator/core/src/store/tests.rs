@@ -365,8 +365,8 @@ fn announcement(text: &str, first: u32) -> Vec<AnnouncedInstance> {
         .collect()
 }
 
-/// Records from `0P 1F 2- 3M 4O`: probe id and Passing, Failing, Pending, or that its runner is missing, just now or for a
-/// minute (`O`); `*` behind sets the flapping flag.
+/// Records from `0P 1F 2- 3M 4O 5U`: probe id and Passing, Failing, Pending, or that its runner is missing, just now or for
+/// a minute (`O`), or never came up (`U`); `*` behind sets the flapping flag.
 fn records(text: &str, seq: u64) -> Vec<Record> {
     text.split_whitespace()
         .map(|word| {
@@ -382,6 +382,12 @@ fn records(text: &str, seq: u64) -> Vec<Record> {
                     "connection refused",
                 ),
                 "-" => (ProbeState::Pending, 0, Reason::STARTING, ""),
+                "U" => (
+                    ProbeState::Pending,
+                    0,
+                    Reason::UNSUPPORTED,
+                    "no runner has started",
+                ),
                 "M" | "O" => (ProbeState::Pending, 0, Reason::RUNNER_MISSING, "no runner in web"),
                 other => panic!("{other} is no state"),
             };

@@ -121,6 +121,8 @@ impl Installation {
             "--create-namespace",
             "--wait",
             "--timeout=3m",
+            // There is no registry that the canary could ask.
+            "--set=canary.imagePullPolicy=IfNotPresent",
         ];
         let notes = timed("helm install --wait", || {
             self.helm(&[words.as_slice(), more].concat())

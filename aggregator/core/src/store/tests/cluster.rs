@@ -10,6 +10,8 @@ use {
     serde_json::{Value, json},
 };
 
+mod harm;
+
 impl World {
     /// Beside a cluster whose objects of the standard kinds are these; the time of grace is over.
     fn cluster(objects: &[Value]) -> Self {
