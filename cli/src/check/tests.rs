@@ -766,6 +766,16 @@ fn a_pod_is_sent_away_only_when_the_next_one_starts() {
         |facts| facts.places[0].namespace = unlabelled,
         Ok("pods there get no agents any more"),
     );
+    // A pod's own wish shows nothing about the next one, unless it is to be injected; nor does an agent of another make.
+    let mut wish = stuck("web-1");
+    wish["metadata"]["labels"]["healthscope.core.oam.dev/inject"] = json!("disabled");
+    check(&wish, |_| {}, goes_on);
+    wish["metadata"]["labels"]["healthscope.core.oam.dev/inject"] = json!("enabled");
+    let unlabelled = Asked::Found(json!({"metadata": {"name": "shop", "labels": {}}}));
+    check(&wish, |facts| facts.places[0].namespace = unlabelled, goes_on);
+    let mut other_make = stuck("web-1");
+    other_make["spec"]["initContainers"][0]["command"] = json!(["/own"]);
+    check(&other_make, |_| {}, goes_on);
     // Whoever may not look at the namespace does not know that.
     let unknown = Asked::Forbidden(Right::new("get", "", "namespaces", None));
     check(&stuck_pod, |facts| facts.places[0].namespace = unknown, goes_on);
