@@ -315,7 +315,7 @@ fn what_is_wrong_with_the_cluster_and_the_definition_is_named() {
                 "apiextensions.k8s.io",
                 "customresourcedefinitions",
                 None,
-            ))
+            ));
         },
         &[("definition", Warning)],
         "you may not get customresourcedefinitions in the whole cluster",
@@ -665,7 +665,7 @@ fn what_is_wrong_with_a_namespace_is_named() {
             facts.places = vec![labelled(
                 inject("enabled"),
                 json!({"healthscope.core.oam.dev/resources": "much"}),
-            )]
+            )];
         },
         &[("annotations", Failure)],
         "the namespace's annotation healthscope.core.oam.dev/resources",
@@ -726,7 +726,7 @@ fn a_pod_is_sent_away_only_when_the_next_one_starts() {
                 assert!(format!("{owner}: {because}").contains(words), "{found:?}");
             }
             (Remedy::Patch { index, from, to }, Ok(words)) => {
-                assert_eq!(format!("{index}: {from} -> {to}"), words)
+                assert_eq!(format!("{index}: {from} -> {to}"), words);
             }
             (Remedy::Leave { why, .. }, Err(words)) => assert!(why.contains(words), "{found:?}"),
             _ => panic!("{found:?}"),
