@@ -8,7 +8,7 @@ mod facts;
 pub(crate) mod files;
 mod fix;
 mod installation;
-pub(crate) mod pods;
+mod pods;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -27,12 +27,24 @@ use {
     facts::Facts,
     healthscope_shared::name::{Name, Namespace},
     report::{Report, Section},
-    std::time::Duration,
+    serde_json::Value,
+    std::{collections::BTreeSet, time::Duration},
     tokio::time::{Instant, sleep, timeout_at},
 };
 
 /// How long is waited until everything is looked at again.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// What injection left out of pods, by their owners: `("Deployment", "web")` and a sentence.
+pub(crate) fn left_out(pods: &[Value]) -> BTreeSet<((String, String), String)> {
+    let of_pod = |pod: &Value| {
+        let owner = facts::owner(pod).unwrap_or_else(|| ("Pod".to_owned(), facts::name(pod).to_owned()));
+        let notes = pods::notes(pod).into_iter();
+        let said = notes.map(move |note| (owner.clone(), format!("{}: {note}", note.reason.as_str())));
+        said.collect::<Vec<_>>()
+    };
+    pods.iter().flat_map(of_pod).collect()
+}
 
 /// Looks at the installation in the cluster of the kubeconfig.
 pub(crate) async fn run(args: &CheckArgs, global: &Global, terminal: Terminal) -> Result<Answer, Failure> {

@@ -8,11 +8,13 @@ use {
     healthscope_crd::HealthScope,
     healthscope_service::tls,
     healthscope_shared::name::{Name, Namespace, ScopeKey},
+    k8s_openapi::api::core::v1::Pod,
     kube::{
         Api, Client, Config,
         api::{ApiResource, DynamicObject, ListParams},
         config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
     },
+    serde_json::{Value, json},
     std::time::Duration,
 };
 
@@ -66,6 +68,18 @@ impl Cluster {
     pub(crate) fn namespace(&self) -> Result<Namespace, ClusterError> {
         let name = &self.config.default_namespace;
         Namespace::new(name).map_err(|error| ClusterError::Kubeconfig(error.to_string()))
+    }
+
+    /// Labels, annotations and owners of a namespace's pods, the first page of them.
+    pub(crate) async fn pods_metadata(&self, namespace: &Namespace) -> Result<Vec<Value>, ClusterError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace.as_str());
+        let parameters = ListParams::default().limit(PAGE);
+        let pods = self
+            .answer(api.list_metadata(&parameters))
+            .await
+            .map_err(|error| error.about("list", "pods", namespace))?;
+        let object = |metadata| json!({"metadata": metadata});
+        Ok(pods.items.into_iter().map(|pod| object(pod.metadata)).collect())
     }
 
     /// For people: `https://10.0.0.1:6443`.

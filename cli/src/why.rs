@@ -3,6 +3,7 @@
 use {
     crate::{
         args::{ObjectOutput, WhyArgs},
+        check,
         failure::{Answer, Failure},
         object,
         source::{Source, SourceError},
@@ -14,6 +15,7 @@ use {
         name::{Name, Namespace, ScopeKey},
     },
     jiff::Timestamp,
+    serde_json::Value,
     std::collections::VecDeque,
     tree::Scopes,
 };
@@ -22,6 +24,8 @@ pub(crate) mod tree;
 
 /// Scopes below the one that is asked about that are looked at; nobody reads more.
 const MAX_NESTED: usize = 100;
+/// Checks named that injection left out; the annotation on the pods has all.
+const MAX_LEFT_OUT: usize = 10;
 
 /// Explains a scope's health.
 pub(crate) async fn run(
@@ -36,7 +40,13 @@ pub(crate) async fn run(
         namespace: namespace.clone(),
         name: Name::new(name).map_err(Failure::usage)?,
     };
-    let (scope, source) = look(&key, source).await?;
+    let pods = source;
+    let (mut scope, source) = look(&key, source).await?;
+    if let Source::Cluster(cluster) = pods {
+        // Who may not list pods is told what the scope says, and that is what was asked for.
+        let pods = cluster.pods_metadata(namespace).await.unwrap_or_default();
+        scope.notes.extend(left_out(&scope, &pods));
+    }
     let text = match output {
         Some(ObjectOutput::Json) => object::json(&scope),
         Some(ObjectOutput::Yaml) => object::yaml(&scope),
@@ -47,6 +57,26 @@ pub(crate) async fn run(
     };
     terminal.print(&text)?;
     Ok(Answer::from(scope.health.is_available()))
+}
+
+/// Checks that injection left out of the pods of a scope's components, a sentence each.
+fn left_out(scope: &ScopeView, pods: &[Value]) -> Vec<String> {
+    let is_member = |(kind, name): &(String, String)| {
+        let mut members = scope.components.iter().map(|member| &member.component);
+        members.any(|component| component.kind.as_str() == kind && component.name.as_str() == name)
+    };
+    let all = check::left_out(pods)
+        .into_iter()
+        .filter(|(owner, _)| is_member(owner));
+    let mut notes: Vec<String> = all
+        .map(|((kind, name), note)| format!("{kind}/{name} is not checked in all that it asks for: {note}"))
+        .collect();
+    if notes.len() > MAX_LEFT_OUT {
+        let more = notes.len() - MAX_LEFT_OUT;
+        notes.truncate(MAX_LEFT_OUT);
+        notes.push(format!("and {more} more checks that are left out"));
+    }
+    notes
 }
 
 /// The scope, and where those in it are to be read. In a cluster the status says which components are ill; what their
@@ -109,4 +139,42 @@ async fn nested(scope: &ScopeView, source: &Source) -> Result<Scopes, SourceErro
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use {super::*, crate::golden, serde_json::json};
+
+    #[test]
+    fn what_injection_left_out_of_a_component_s_pods_is_noted() {
+        let mut scope: ScopeView = golden::recorded("scope-payments.json");
+        let mut ledger = scope.components[0].component.as_ref().clone();
+        ledger.kind = "Deployment".parse().unwrap();
+        ledger.name = Name::new("ledger").unwrap();
+        scope.components[0].component = std::sync::Arc::new(ledger);
+        let pod = |name: &str, owner: &str, message: &str| {
+            let note = json!({"container": "main", "probe": "liveness", "reason": "Unsupported", "message": message});
+            json!({"metadata": {
+                "name": name, "labels": {"pod-template-hash": "7"},
+                "annotations": {"healthscope.core.oam.dev/injected": json!({"checks": 1, "leftOut": [note]}).to_string()},
+                "ownerReferences": [{"controller": true, "kind": "ReplicaSet", "name": format!("{owner}-7")}],
+            }})
+        };
+        let torn = json!({"metadata": {"annotations": {"healthscope.core.oam.dev/injected": "{"}}});
+        let pods = [
+            pod("a", "ledger", "no way"),
+            pod("b", "ledger", "no way"),
+            pod("c", "other", "no"),
+            torn,
+        ];
+        let said =
+            "Deployment/ledger is not checked in all that it asks for: Unsupported: main liveness: no way";
+        assert_eq!(left_out(&scope, &pods), [said]);
+        let many: Vec<Value> = (0..30)
+            .map(|number| pod("a", "ledger", &number.to_string()))
+            .collect();
+        let notes = left_out(&scope, &many);
+        assert_eq!(notes.len(), MAX_LEFT_OUT + 1);
+        assert_eq!(notes[MAX_LEFT_OUT], "and 20 more checks that are left out");
+    }
 }

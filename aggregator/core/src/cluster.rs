@@ -288,7 +288,7 @@ impl Cluster {
     }
 
     /// The top of an object's owners, or as far as they are known.
-    fn outermost(&self, object: &Object) -> ComponentKey {
+    pub(crate) fn outermost(&self, object: &Object) -> ComponentKey {
         self.top(object)
             .or_else(|| owner_key(object))
             .unwrap_or_else(|| object.key.clone())

@@ -518,7 +518,12 @@ fn judge(right: Right, reply: Reply) -> Asked {
         200..=299 => Asked::Found(body),
         404 => Asked::Absent,
         // Quotas and policies refuse with the same code as missing rights do, and other words.
-        403 if said.contains(" cannot ") => Asked::Forbidden(right),
+        403 if ["resource", "path"]
+            .iter()
+            .any(|what| said.contains(&format!(" cannot {} {what} ", right.verb))) =>
+        {
+            Asked::Forbidden(right)
+        }
         403 => Asked::Failed(said),
         code => Asked::Failed(format!("it answers {code}: {said}")),
     }
@@ -544,6 +549,8 @@ mod tests {
         check(right(), 403, rbac, &Asked::Forbidden(right()));
         let quota = r#"pods "x" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1"#;
         check(right(), 403, quota, &Asked::Failed(quota.to_owned()));
+        let policy = "admission webhook denied the request: images cannot be of a registry that nobody knows";
+        check(right(), 403, policy, &Asked::Failed(policy.to_owned()));
         check(right(), 404, "not found", &Asked::Absent);
         check(
             right(),

@@ -6,6 +6,7 @@ use {
             Asked, Facts, Right, agent_status, array, container, flag, full_name, is_ready, map, name, text,
             time, trouble,
         },
+        pods::{decide, rehearsal_pod},
         report::{Check, Section},
     },
     crate::age::age,
@@ -308,7 +309,8 @@ fn pods(facts: &Facts) -> Check {
         }
     }
     let Some(first) = problems.first() else {
-        return Check::ok("pods", title, format!("{}", pods.len()));
+        let noun = if pods.len() == 1 { "pod" } else { "pods" };
+        return Check::ok("pods", title, format!("{} {noun}", pods.len()));
     };
     Check::failure("pods", title, first.clone())
         .hint("its log, or the kubelet, says more")
@@ -392,7 +394,8 @@ fn lease(facts: &Facts) -> Check {
         SignedDuration::try_from(EXPIRY).unwrap_or(STALE),
         SignedDuration::from_secs,
     );
-    let ago = age(renewed, facts.now);
+    // Clocks of nodes differ a little.
+    let ago = age(renewed.min(facts.now), facts.now);
     if silent <= term {
         Check::ok("lease", title, format!("{holder}, renewed {ago} ago"))
     } else if silent <= STALE {
@@ -491,7 +494,7 @@ fn rights(facts: &Facts, deployment: &Value) -> Check {
         None => Check::ok(
             "rights",
             title,
-            format!("{} rights of {account}", facts.rights.len()),
+            format!("all {} rights of {account}", facts.rights.len()),
         ),
         Some(first) => {
             let message = format!("its ServiceAccount {account} may not {first}");
@@ -596,7 +599,16 @@ fn certificates(facts: &Facts) -> Section {
             return Section::new("certificates", "Certificates", checks);
         }
     };
-    checks.push(Check::ok("authorities", title, format!("{}", authorities.len())));
+    let noun = if authorities.len() == 1 {
+        "certificate"
+    } else {
+        "certificates"
+    };
+    checks.push(Check::ok(
+        "authorities",
+        title,
+        format!("{} {noun}", authorities.len()),
+    ));
 
     let title = "an authority is valid";
     let last = authorities
@@ -788,6 +800,14 @@ fn rehearsal(facts: &Facts) -> Check {
                 "it does not, because injection was stopped there: see below",
             ),
             Some(_) | None => {
+                let place = facts.places.iter().find(|place| place.name == *namespace);
+                let reason = place.and_then(|place| decide(facts, place, &rehearsal_pod(namespace)).err());
+                if let Some(reason) = reason {
+                    let message = format!("it does not: {}: {reason}", reason.code());
+                    return Check::failure("rehearsal", title, message)
+                        .hint("what each reason means is in docs/injection.md")
+                        .command(format!("kubectl get namespace {namespace} -o yaml"));
+                }
                 let message = "it does not: the webhook did not answer, or not in time, or left it as it is";
                 Check::failure("rehearsal", title, message)
                     .hint("the aggregator's log says whether it was asked; what the API server says stands in its own log")

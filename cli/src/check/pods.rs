@@ -29,6 +29,7 @@ pub(super) fn rehearsal_pod(namespace: &str) -> Value {
         "metadata": {"name": "healthscope-check", "namespace": namespace},
         "spec": {
             "restartPolicy": "Never",
+            "serviceAccountName": "default",
             "automountServiceAccountToken": false,
             "securityContext": {"runAsNonRoot": true, "runAsUser": 65_532, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
@@ -139,7 +140,7 @@ fn labelled(facts: &Facts, place: &Place) -> Vec<Check> {
 }
 
 /// What injection makes of a pod there now, breaker and limits aside.
-fn decide(facts: &Facts, place: &Place, pod: &Value) -> Result<(), SkipReason> {
+pub(super) fn decide(facts: &Facts, place: &Place, pod: &Value) -> Result<(), SkipReason> {
     let empty = Value::Null;
     let metadata = place
         .namespace
@@ -172,9 +173,15 @@ fn decide(facts: &Facts, place: &Place, pod: &Value) -> Result<(), SkipReason> {
     }
 }
 
-/// Whether a pod like this one that is made now gets an agent, breaker and limits aside; `None` when that is not known.
-pub(super) fn injects(facts: &Facts, place: &Place, pod: &Value) -> Option<bool> {
-    place.namespace.found().map(|_| decide(facts, place, pod).is_ok())
+/// Whether pods there are asked to be injected; `None` when that is not known. By labels alone: every other reason to leave
+/// a pod as it is may be gone in the next one.
+pub(super) fn injects(place: &Place, pod: &Value) -> Option<bool> {
+    let is_enabled = |object: &Value| object["metadata"]["labels"][key::INJECT] == "enabled";
+    // A label on the pod that says disabled may have come after its template made it.
+    place
+        .namespace
+        .found()
+        .map(|namespace| is_enabled(namespace) || is_enabled(pod))
 }
 
 /// When the namespace got its label, as far as who wrote it says.
@@ -474,9 +481,11 @@ fn left_out(place: &Place) -> Check {
 /// Components of which nothing is heard though their agents should speak.
 fn connected(facts: &Facts, place: &Place) -> Check {
     let title = "its agents report";
-    let Asked::Found(_) = &place.scopes else {
-        return unanswered("agents-report", title, &place.scopes);
-    };
+    match &place.scopes {
+        Asked::Found(_) => {}
+        Asked::Absent => return Check::skipped("agents-report", title, "HealthScopes are not defined here"),
+        other => return unanswered("agents-report", title, other),
+    }
     let silent = [Reason::AGENT_LOST, Reason::AGENT_STOPPED, Reason::RUNNER_MISSING];
     let mut about = BTreeSet::new();
     for scope in place.scopes.items() {

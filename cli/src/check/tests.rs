@@ -315,7 +315,7 @@ fn what_is_wrong_with_the_cluster_and_the_definition_is_named() {
                 "apiextensions.k8s.io",
                 "customresourcedefinitions",
                 None,
-            ))
+            ));
         },
         &[("definition", Warning)],
         "you may not get customresourcedefinitions in the whole cluster",
@@ -665,7 +665,7 @@ fn what_is_wrong_with_a_namespace_is_named() {
             facts.places = vec![labelled(
                 inject("enabled"),
                 json!({"healthscope.core.oam.dev/resources": "much"}),
-            )]
+            )];
         },
         &[("annotations", Failure)],
         "the namespace's annotation healthscope.core.oam.dev/resources",
@@ -726,7 +726,7 @@ fn a_pod_is_sent_away_only_when_the_next_one_starts() {
                 assert!(format!("{owner}: {because}").contains(words), "{found:?}");
             }
             (Remedy::Patch { index, from, to }, Ok(words)) => {
-                assert_eq!(format!("{index}: {from} -> {to}"), words)
+                assert_eq!(format!("{index}: {from} -> {to}"), words);
             }
             (Remedy::Leave { why, .. }, Err(words)) => assert!(why.contains(words), "{found:?}"),
             _ => panic!("{found:?}"),
@@ -766,6 +766,16 @@ fn a_pod_is_sent_away_only_when_the_next_one_starts() {
         |facts| facts.places[0].namespace = unlabelled,
         Ok("pods there get no agents any more"),
     );
+    // A pod's own wish shows nothing about the next one, unless it is to be injected; nor does an agent of another make.
+    let mut wish = stuck("web-1");
+    wish["metadata"]["labels"]["healthscope.core.oam.dev/inject"] = json!("disabled");
+    check(&wish, |_| {}, goes_on);
+    wish["metadata"]["labels"]["healthscope.core.oam.dev/inject"] = json!("enabled");
+    let unlabelled = Asked::Found(json!({"metadata": {"name": "shop", "labels": {}}}));
+    check(&wish, |facts| facts.places[0].namespace = unlabelled, goes_on);
+    let mut other_make = stuck("web-1");
+    other_make["spec"]["initContainers"][0]["command"] = json!(["/own"]);
+    check(&other_make, |_| {}, goes_on);
     // Whoever may not look at the namespace does not know that.
     let unknown = Asked::Forbidden(Right::new("get", "", "namespaces", None));
     check(&stuck_pod, |facts| facts.places[0].namespace = unknown, goes_on);

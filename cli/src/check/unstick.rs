@@ -87,7 +87,7 @@ pub(super) fn remedy(facts: &Facts, place: &Place, pod: &Value) -> Remedy {
         "the breaker is open there, so the next one comes up without an agent".to_owned()
     } else if facts.webhook == Asked::Absent {
         "nothing injects in this cluster now, so the next one comes up without an agent".to_owned()
-    } else if injects(facts, place, pod) == Some(false) {
+    } else if injects(place, pod) == Some(false) {
         "pods there get no agents any more, so the next one comes up without".to_owned()
     } else if let Some(image) = proven {
         format!("the next one gets the image {image}, with which the canary runs")

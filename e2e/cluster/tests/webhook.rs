@@ -389,7 +389,7 @@ fn review(namespace: &str, containers: usize) -> Value {
                 "apiVersion": "v1",
                 "kind": "Pod",
                 "metadata": {"generateName": "web-5d9-", "namespace": namespace},
-                "spec": {"containers": containers},
+                "spec": {"serviceAccountName": "default", "containers": containers},
             },
             "oldObject": null,
             "dryRun": false,
