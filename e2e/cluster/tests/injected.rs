@@ -144,6 +144,23 @@ fn without_leave() -> Value {
     )
 }
 
+/// Its liveness is asked over TCP, and its readiness command may start the runner.
+fn by_readiness() -> Value {
+    let fields = json!({
+        "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 5},
+        "readinessProbe": {"exec": {"command": ["cat", "/tmp/ok"]}, "periodSeconds": 5, "timeoutSeconds": 10},
+    });
+    let script = "echo fine >/tmp/ok; exec httpd -f -p 8080 -h /tmp";
+    let mut pod = pod_of(
+        "by-readiness",
+        &[container("web", script, &fields)],
+        &json!([]),
+        &json!({}),
+    );
+    pod["metadata"]["annotations"]["healthscope.core.oam.dev/carry-readiness"] = json!("true");
+    pod
+}
+
 /// Its own liveness command starts the runner.
 fn in_place() -> Value {
     let fields = json!({"livenessProbe": {"exec": {"command": ["cat", "/tmp/ok"]}, "periodSeconds": 2}});
@@ -220,7 +237,7 @@ impl World {
         for name in ["good", "killed", "restarted"] {
             self.start_online(&simple(name));
         }
-        for pod in [pair(), hooked(), without_leave(), in_place()] {
+        for pod in [pair(), hooked(), without_leave(), in_place(), by_readiness()] {
             self.start_online(&pod);
         }
         let mut shared = simple("shared");
@@ -304,6 +321,7 @@ impl World {
         let begun = Instant::now();
         for name in [
             "hooked",
+            "by-readiness",
             "in-place",
             "good",
             "killed",
@@ -312,7 +330,7 @@ impl World {
             "shared",
             "own-users",
         ] {
-            self.installation.until_health(ONLINE, name, "Healthy");
+            self.installation.until_passing(ONLINE, name);
             tell(&format!(
                 "{name}: healthy from inside after {:.1?} more",
                 begun.elapsed()
@@ -332,12 +350,13 @@ impl World {
                 "own-users",
                 "hooked",
                 "in-place",
+                "by-readiness",
             ],
         );
     }
 
     fn a_container_that_cannot_have_a_runner_says_which_annotation_helps(&self) {
-        self.installation.until_health(ONLINE, "without-leave", "Healthy");
+        self.installation.until_passing(ONLINE, "without-leave");
         let pod = self.pod("without-leave");
         assert!(is_injected(&pod));
         let note = pod["metadata"]["annotations"]["healthscope.core.oam.dev/injected"]
@@ -666,7 +685,7 @@ impl World {
         self.start_online(&simple("renewed"));
         self.until_ready(ONLINE, "renewed");
         assert!(is_injected(&self.pod("renewed")));
-        self.installation.until_health(ONLINE, "renewed", "Healthy");
+        self.installation.until_passing(ONLINE, "renewed");
         watched.never(&["Unhealthy", "Unknown"]);
         self.no_harm(&self.online, &["renewed", "good"]);
     }
@@ -695,7 +714,7 @@ impl World {
         assert_eq!(entry["reason"], "AgentLost");
         self.start_online(&simple("anew"));
         self.until_ready(ONLINE, "anew");
-        self.installation.until_health(ONLINE, "anew", "Healthy");
+        self.installation.until_passing(ONLINE, "anew");
         watched.never(&["Unhealthy"]);
         self.no_harm(
             &self.online,
@@ -716,7 +735,7 @@ fn whatever_goes_wrong_the_pod_is_ready_throughout() {
     let world = World::new();
     run_cases(&[
         ("every way of starting a runner", &|| {
-            world.every_way_of_starting_a_runner()
+            world.every_way_of_starting_a_runner();
         }),
         ("a container that cannot have a runner", &|| {
             world.a_container_that_cannot_have_a_runner_says_which_annotation_helps();
@@ -724,25 +743,25 @@ fn whatever_goes_wrong_the_pod_is_ready_throughout() {
         ("a carried probe", &|| world.a_carried_probe_is_what_it_was()),
         ("faulty agents", &|| world.faulty_agents_harm_nobody()),
         ("a killed runner", &|| {
-            world.a_runner_that_is_killed_is_back_within_a_carrier_period()
+            world.a_runner_that_is_killed_is_back_within_a_carrier_period();
         }),
         ("a killed agent", &|| world.an_agent_that_is_killed_comes_back()),
         ("normal life", &|| world.normal_life_is_silent()),
         ("a killed container", &|| {
-            world.a_container_that_dies_is_told_before_the_kubelet_tells_it()
+            world.a_container_that_dies_is_told_before_the_kubelet_tells_it();
         }),
         ("no DNS", &|| world.pods_start_and_stay_without_dns()),
         ("an expired certificate", &|| {
-            world.an_expired_certificate_is_renewed()
+            world.an_expired_certificate_is_renewed();
         }),
         ("no aggregator", &|| {
-            world.pods_start_and_stay_without_an_aggregator()
+            world.pods_start_and_stay_without_an_aggregator();
         }),
         ("another authority", &|| {
-            world.agents_of_another_authority_are_lost_and_their_pods_are_not()
+            world.agents_of_another_authority_are_lost_and_their_pods_are_not();
         }),
         ("crashes", &|| {
-            world.an_agent_that_crashes_again_and_again_harms_nobody()
+            world.an_agent_that_crashes_again_and_again_harms_nobody();
         }),
     ]);
 }

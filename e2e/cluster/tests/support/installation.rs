@@ -261,6 +261,27 @@ impl Installation {
         })
     }
 
+    /// Waits until all checks of a component pass, as its agents say, and its scope of that name is healthy.
+    #[track_caller]
+    pub(crate) fn until_passing(&self, namespace: &str, name: &str) {
+        self.until(&format!("the checks of {name} to pass"), || {
+            let mut command = support::kubectl_command(&self.cluster, namespace, "healthscope get probes");
+            let output = command.output()?;
+            let shown = String::from_utf8(output.stdout)?;
+            let mut checks = shown
+                .lines()
+                .filter(|line| line.split(' ').next() == Some(name))
+                .peekable();
+            ensure!(
+                checks.peek().is_some() && checks.all(|line| line.contains(" passing ")),
+                "{shown}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Ok(Some(()))
+        });
+        self.until_health(namespace, name, "Healthy");
+    }
+
     /// Waits until a component of a scope has this health, and a message with these words; its entry.
     #[track_caller]
     pub(crate) fn until_component(
