@@ -17,6 +17,7 @@ pub(crate) use {
 
 use {
     crate::{
+        breaker::Obeyed,
         certificates::State,
         listen::{Answer, From},
         metrics::admission::AdmissionMetrics,
@@ -26,7 +27,8 @@ use {
     futures_util::FutureExt,
     healthscope_core::{
         admission::{self, Asked, MAX_REVIEW_BYTES, Question, Review, Skip, Why},
-        inject::{Injection, Options, SkipReason, Surroundings, inject},
+        breaker,
+        inject::{Injection, Options, SkipReason, Stance, Surroundings, inject},
     },
     http::{
         HeaderValue, Method, Request, StatusCode,
@@ -73,6 +75,8 @@ pub(crate) struct Admission {
     /// Whether the authorities to trust must be known before anything is injected.
     pub(crate) needs_bundle: bool,
     pub(crate) namespaces: Namespaces,
+    /// Where less is injected than asked for.
+    pub(crate) breaker: Obeyed,
     /// Pods that got no agent; when it is full, they are counted and nobody is told.
     pub(crate) skips: mpsc::Sender<Skip>,
     pub(crate) metrics: AdmissionMetrics,
@@ -142,6 +146,10 @@ impl Admission {
             (
                 !self.namespaces.are_synced(),
                 "namespaces, LimitRanges and ResourceQuotas were not all listed yet",
+            ),
+            (
+                self.breaker.borrow().is_none(),
+                "the breaker's record was not looked at yet",
             ),
         ]
         .into_iter()
@@ -222,7 +230,7 @@ impl Admission {
     async fn decide(self: Arc<Self>, question: Question, asked: Asked) -> Result<Value, Why> {
         let room = self.room.deciding.clone().acquire_owned().await;
         let room = room.map_err(|_never_closed| Why::Busy)?;
-        let options = self.options()?;
+        let options = self.options(&asked)?;
         let asked = Arc::new(asked);
         let news = Instant::now() + NEWS;
         loop {
@@ -257,7 +265,13 @@ impl Admission {
         }
     }
 
-    fn options(&self) -> Result<Arc<Options>, Why> {
+    fn options(&self, asked: &Asked) -> Result<Arc<Options>, Why> {
+        let record = self.breaker.borrow().clone().ok_or(Why::NotSynced)?;
+        let stance = if record.trips.is_empty() {
+            Stance::Full
+        } else {
+            record.stance(&asked.namespace, &breaker::owners(&asked.pod))
+        };
         let bundle = self.certificates.borrow().bundle.clone();
         if self.needs_bundle && bundle.is_none() {
             return Err(Why::NotSynced);
@@ -265,6 +279,7 @@ impl Admission {
         Ok(Arc::new(Options {
             ca_pem: bundle.map(|bundle| bundle.to_string()),
             kubernetes: self.namespaces.version(),
+            stance,
             ..self.options.clone()
         }))
     }

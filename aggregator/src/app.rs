@@ -8,6 +8,7 @@ use {
     crate::{
         admission::{self, Admission, EventEnds, SurroundingsEnds},
         api::{self, Api, Replica},
+        breaker::{self, BreakerEnds},
         bus::{Feed, StoreSender},
         certificates::{
             Certificates, Home,
@@ -34,7 +35,9 @@ use {
         },
         store_actor::{Ends, StoreActor},
     },
-    healthscope_core::{Patience, owner::Member, pace::WriterLimits, snapshot::Snapshot, store::StoreConfig},
+    healthscope_core::{
+        Patience, breaker::Blamed, owner::Member, pace::WriterLimits, snapshot::Snapshot, store::StoreConfig,
+    },
     healthscope_service::{
         admin::Readiness,
         config_files::Loaded,
@@ -268,6 +271,8 @@ impl App {
                 listener,
                 certificates,
                 kubernetes,
+                store: store.clone(),
+                role: role.clone(),
             };
             serve_webhook(ends, &timing, &metrics, &tasks);
         }
@@ -451,6 +456,8 @@ struct WebhookEnds<'a> {
     listener: TcpListener,
     certificates: &'a Certificates,
     kubernetes: &'a Kubernetes,
+    store: StoreSender,
+    role: watch::Receiver<Role>,
 }
 
 /// Starts the webhook, which outlives the signal to end by [`admission::DRAIN`].
@@ -460,6 +467,8 @@ fn serve_webhook(ends: WebhookEnds<'_>, timing: &Timing, metrics: &Metrics, task
         listener,
         certificates,
         kubernetes,
+        store,
+        role,
     } = ends;
     let shutdown = tasks.shutdown().token();
     let stop = CancellationToken::new();
@@ -476,11 +485,40 @@ fn serve_webhook(ends: WebhookEnds<'_>, timing: &Timing, metrics: &Metrics, task
         metrics: metrics.admission.clone(),
     };
     tasks.essential("injection-events", admission::tell(events, stop.clone()));
+    let (obeyed, breaker) = watch::channel(None);
+    match kubernetes.namespace.parse() {
+        Ok(home) => {
+            let ends = BreakerEnds {
+                client: kubernetes.client.clone(),
+                home,
+                instance: kubernetes.instance.clone(),
+                store,
+                role,
+                namespaces: namespaces.clone(),
+                blamed: Blamed {
+                    image: options.image.clone(),
+                    requests: options.resources.requests,
+                },
+                obeyed,
+                metrics: metrics.breaker.clone(),
+            };
+            tasks.essential("breaker", breaker::run(ends, stop.clone()));
+        }
+        Err(error) => {
+            // No cluster has such a namespace, so there is no breaker either, and nothing is injected.
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(
+                error,
+                "our own namespace has no usable name; no pod gets an agent"
+            );
+        }
+    }
     let site = Arc::new(Admission {
         options,
         certificates: certificates.state(),
         needs_bundle: certificates.are_our_own(),
         namespaces,
+        breaker,
         skips,
         metrics: metrics.admission.clone(),
         draining: shutdown,

@@ -13,6 +13,7 @@ pub mod kubernetes;
 
 mod admission;
 mod api;
+mod breaker;
 mod bus;
 mod clock;
 mod dashboard;

@@ -16,6 +16,7 @@ use {
 };
 
 pub(crate) mod admission;
+pub(crate) mod breaker;
 pub(crate) mod certificates;
 pub(crate) mod process;
 pub(crate) mod scopes;
@@ -33,6 +34,7 @@ pub(crate) struct Metrics {
     pub(crate) webhook_connections: ConnectionMetrics,
     pub(crate) certificates: certificates::CertificateMetrics,
     pub(crate) admission: admission::AdmissionMetrics,
+    pub(crate) breaker: breaker::BreakerMetrics,
     pub(crate) agents: AgentMetrics,
     pub(crate) store: StoreMetrics,
     pub(crate) http: HttpMetrics,
@@ -62,6 +64,7 @@ impl Metrics {
             webhook_connections: ConnectionMetrics::new(&maker, "webhook_"),
             certificates: certificates::CertificateMetrics::new(&maker),
             admission: admission::AdmissionMetrics::new(&maker),
+            breaker: breaker::BreakerMetrics::new(&maker),
             agents: AgentMetrics::new(&maker),
             store: StoreMetrics::new(&maker),
             http: HttpMetrics::new(&maker),

@@ -171,7 +171,7 @@ pub(crate) enum Command {
     Wait(WaitArgs),
     /// Run a probe of a component now, or any check from here
     Probe(ProbeArgs),
-    /// Validate files, and show what they mean with every default filled in
+    /// Validate files; without one, look at the installation in a cluster
     Check(CheckArgs),
     /// Put agents beside the containers in manifests, as the cluster's webhook does
     Inject(InjectArgs),
@@ -378,23 +378,47 @@ pub(crate) struct ProbeArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-Uses the code of the agent and the aggregator, so what is valid here is valid there. Everything that is wrong goes to
-standard error as FILE:LINE:COLUMN: message. Exit code 0 when all is valid (warnings are), otherwise 1.
+With files: uses the code of the agent and the aggregator, so what is valid here is valid there. Everything that is wrong
+goes to standard error as FILE:LINE:COLUMN: message. Exit code 0 when all is valid (warnings are), otherwise 1.
+
+Without: looks at HealthScope in the cluster of the kubeconfig, with your own rights, and at the pods of all namespaces
+that are injected, or of --namespace. Each check is ok, a warning or a failure, with what to do. What you may not read is
+a warning that names the right. One pod is made as a dry run; nothing is changed without --fix. Exit code 0 when nothing
+fails (warnings do not count), 1 when something does, 2 when nobody could be asked.
 
 Examples:
   healthscope check shop.yaml
   healthscope check components/ scopes.yaml -o yaml
-  generate | healthscope check -")]
+  generate | healthscope check -
+  kubectl healthscope check --pre
+  kubectl healthscope check --wait 2m
+  kubectl healthscope check -n shop --pod web-5d8f7c-x2k4q
+  kubectl healthscope check -n shop --fix")]
 pub(crate) struct CheckArgs {
-    /// Files or directories of them, read together; - is standard input
-    #[arg(value_name = "FILE|DIR", required = true)]
+    /// Files or directories of them, read together; - is standard input; without any, the cluster is looked at
+    #[arg(value_name = "FILE|DIR", conflicts_with_all = ["wait", "pod", "pre", "fix"])]
     pub(crate) paths: Vec<PathBuf>,
-    /// Print what was understood as objects
+    /// Print what was understood, or found, as objects
     #[arg(short, long, value_name = "FORMAT")]
     pub(crate) output: Option<ObjectOutput>,
     /// Print nothing but problems
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Look again until nothing fails, this long at most: 30s, 5m
+    #[arg(long, value_name = "DURATION", conflicts_with = "fix")]
+    pub(crate) wait: Option<String>,
+    /// Look at this pod of the namespace in depth
+    #[arg(long, value_name = "NAME", conflicts_with = "pre")]
+    pub(crate) pod: Option<String>,
+    /// Before an installation: whether the cluster takes it and you may make it
+    #[arg(long, conflicts_with = "fix")]
+    pub(crate) pre: bool,
+    /// Un-stick pods that the agent's container holds up, one by one, asking before each
+    #[arg(long, conflicts_with_all = ["output", "quiet"])]
+    pub(crate) fix: bool,
+    /// Do not ask
+    #[arg(short, long, requires = "fix")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -57,6 +57,11 @@ impl Cluster {
         })
     }
 
+    /// The client itself, for who asks for objects of many kinds.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The namespace of the kubeconfig's context.
     pub(crate) fn namespace(&self) -> Result<Namespace, ClusterError> {
         let name = &self.config.default_namespace;

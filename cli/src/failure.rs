@@ -1,4 +1,6 @@
 //! How a command ends, as an exit code: 0 for yes, 1 for no or an error, 2 for a command line that cannot be meant.
+//!
+//! `check` of an installation tells a failure, 1, from one that it could not ask about, 2 too.
 
 use std::{fmt, io, process::ExitCode};
 
@@ -27,6 +29,8 @@ pub(crate) enum Failure {
     Error(String),
     /// The arguments contradict each other or mean nothing.
     Usage(String),
+    /// Nobody could be asked, where that is something else than a no.
+    Unanswered(String),
     /// The result cannot be written.
     Output(io::Error),
 }
@@ -42,6 +46,11 @@ impl Failure {
         Self::Usage(message.to_string())
     }
 
+    /// Nobody could be asked.
+    pub(crate) fn unanswered(message: impl fmt::Display) -> Self {
+        Self::Unanswered(message.to_string())
+    }
+
     /// Whether the reader of the output went away, as `head` does.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
@@ -51,7 +60,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Error(message) | Self::Usage(message) => f.write_str(message),
+            Self::Error(message) | Self::Usage(message) | Self::Unanswered(message) => f.write_str(message),
             Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
         }
     }
@@ -73,7 +82,7 @@ pub(crate) fn conclude(result: Result<Answer, Failure>) -> ExitCode {
         Err(failure) => {
             eprintln!("error: {failure}");
             match failure {
-                Failure::Usage(_) => ExitCode::from(USAGE),
+                Failure::Usage(_) | Failure::Unanswered(_) => ExitCode::from(USAGE),
                 Failure::Error(_) | Failure::Output(_) => ExitCode::FAILURE,
             }
         }

@@ -8,7 +8,7 @@ mod ordered;
 use {
     crate::{
         args::InjectArgs,
-        check::{lines, read, say},
+        check::files::{lines, read, say},
         failure::{Answer, Failure},
         terminal::{Style, Terminal, visible},
     },

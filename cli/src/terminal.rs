@@ -16,6 +16,7 @@ use {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terminal {
     colour: bool,
+    person: bool,
 }
 
 /// What a piece of text is, from which its colour follows.
@@ -73,21 +74,34 @@ impl Terminal {
     pub(crate) fn detect() -> Self {
         let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let person = io::stdout().is_terminal();
         Self {
-            colour: io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb,
+            colour: person && !is_set("NO_COLOR") && !is_dumb,
+            person,
         }
     }
 
     /// Without colours.
     #[cfg(test)]
     pub(crate) const fn plain() -> Self {
-        Self { colour: false }
+        Self {
+            colour: false,
+            person: false,
+        }
     }
 
     /// With colours.
     #[cfg(test)]
     pub(crate) const fn coloured() -> Self {
-        Self { colour: true }
+        Self {
+            colour: true,
+            person: true,
+        }
+    }
+
+    /// Whether a person looks, to whom signs say more than words.
+    pub(crate) const fn is_person(self) -> bool {
+        self.person
     }
 
     /// Paints a text.

@@ -37,7 +37,7 @@ pub(crate) async fn run(
         timeout,
     } = args;
     let goal: Goal = goal.parse().map_err(Failure::Usage)?;
-    let timeout = parse_timeout(timeout).map_err(Failure::Usage)?;
+    let timeout = parse_duration("--timeout", timeout).map_err(Failure::Usage)?;
     let keys: Result<Vec<ScopeKey>, Failure> = scopes
         .iter()
         .map(|word| {
@@ -170,7 +170,8 @@ fn describe(key: &ScopeKey, scope: Option<&Scope>) -> String {
     }
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+/// How long is waited; 0 looks once.
+pub(crate) fn parse_duration(option: &str, text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -180,9 +181,9 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
         .and_then(|parsed| Duration::try_from(parsed).ok());
     match parsed {
         Some(timeout) if timeout <= MAX_TIMEOUT => Ok(timeout),
-        Some(_) => Err(format!("--timeout {text} is more than a week")),
+        Some(_) => Err(format!("{option} {text} is more than a week")),
         None => Err(format!(
-            "--timeout {text:?} is not a duration; write 500ms, 60s or 5m"
+            "{option} {text:?} is not a duration; write 500ms, 60s or 5m"
         )),
     }
 }
@@ -203,7 +204,7 @@ mod tests {
             ("9000h", None),
             ("", None),
         ] {
-            assert_eq!(parse_timeout(text).ok(), expected, "{text:?}");
+            assert_eq!(parse_duration("--timeout", text).ok(), expected, "{text:?}");
         }
     }
 }

@@ -132,6 +132,41 @@ fn paths_in_the_documents_exist() {
     }
 }
 
+/// Tests that a table names, in rows with the file that they are in, and that are not there.
+fn missing_tests(text: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut missing = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with('|')) {
+        let mut source = None;
+        for span in code_spans(line) {
+            if span.contains('/') && span.ends_with(".rs") {
+                source = read(span);
+                if source.is_none() {
+                    missing.push(span.to_owned());
+                }
+            } else if let Some(source) = &source {
+                let is_name = span.contains('_')
+                    && span
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || "_0123456789".contains(c));
+                if is_name && !source.contains(&format!("fn {span}(")) {
+                    missing.push(span.to_owned());
+                }
+            }
+        }
+    }
+    missing
+}
+
+#[test]
+fn tests_that_the_threat_model_names_are_there() {
+    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let read = |path: &str| fs::read_to_string(root().join(path)).ok();
+    assert_eq!(missing_tests(&text, read), Vec::<String>::new());
+    let source = |path: &str| (path == "a/b.rs").then(|| "fn holds() {} fn is_so() {}".to_owned());
+    let table = "| `a/b.rs`: `is_so`, `is_not` | `a/c.rs`: `is_so` |\n`a/d.rs` in a sentence";
+    assert_eq!(missing_tests(table, source), ["is_not", "a/c.rs"]);
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     let tree = tree();

@@ -57,6 +57,11 @@ const ANSWER_GRACE: Duration = Duration::from_secs(2);
 const WRITE_LIMIT: Duration = Duration::from_secs(1);
 /// Between one peer and the next: nobody keeps the agent busy by connecting.
 const PEER_PAUSE: Duration = Duration::from_millis(50);
+/// A runner that is gone sooner than this is no runner, or its container does not last: each such one doubles the pause,
+/// because each is a line in the log and a verdict on the wire, as often as a container likes.
+const SHORT: Duration = Duration::from_secs(1);
+/// The longest pause: the next carrier comes after ten seconds, and its runner must be taken at once.
+const MAX_PEER_PAUSE: Duration = Duration::from_secs(5);
 /// Between attempts to listen, where that is not possible.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// Questions on their way to a connection: as many as may be open, and their cancellations. Full when the connection's
@@ -335,6 +340,7 @@ impl RunnerListener {
             changes,
         } = self;
         let listener = bind(&path).await;
+        let mut pause = PEER_PAUSE;
         loop {
             let Some((stream, frames, commands)) = next_peer(&listener).await else {
                 sleep(PEER_PAUSE).await;
@@ -347,6 +353,7 @@ impl RunnerListener {
                 next_id: Arc::default(),
                 commands,
             };
+            let since = Instant::now();
             tracing::info!(container = %container.name, commands, "the runner is up");
             *container.state() = State::Up(link.clone());
             tell(&changes, &container).await;
@@ -362,7 +369,12 @@ impl RunnerListener {
             link.slots.close();
             tracing::info!(container = %container.name, because = ended, "the runner is gone");
             tell(&changes, &container).await;
-            sleep(PEER_PAUSE).await;
+            pause = if since.elapsed() < SHORT {
+                (pause * 2).min(MAX_PEER_PAUSE)
+            } else {
+                PEER_PAUSE
+            };
+            sleep(pause).await;
         }
     }
 }

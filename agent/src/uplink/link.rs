@@ -22,7 +22,7 @@ use {
 
 /// How long the peer's end of a connection that we closed is waited for: closing a socket with unread data resets the
 /// connection, and the reset may overtake our last words.
-const CLOSE_GRACE: Duration = Duration::from_millis(400);
+pub(super) const CLOSE_GRACE: Duration = Duration::from_millis(400);
 
 /// A connection to an aggregator.
 #[derive(Debug)]

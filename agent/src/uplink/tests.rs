@@ -520,7 +520,9 @@ async fn many_that_are_redirected_together_come_one_by_one() {
         assert_eq!(next.target.endpoint.authority(), "localhost:7576");
         delays.push(next.at - left);
     }
-    assert!(delays.iter().all(|delay| *delay <= 10 * SECOND), "{delays:?}");
+    // The wait begins when the connection is closed, for which the other side has a little time.
+    let longest = 10 * SECOND + link::CLOSE_GRACE;
+    assert!(delays.iter().all(|delay| *delay <= longest), "{delays:?}");
     assert!(delays.iter().any(|delay| *delay > SECOND), "{delays:?}");
 }
 

@@ -9,10 +9,11 @@ use {
         event::{ClusterEvent, Unavailable, Watched},
         membership::Index,
         platform::{
-            self, Child, Object, Phase, Related,
+            self, Child, Object, Phase, Related, State,
             oam::{self, OamCondition, OamRef},
             rudr,
         },
+        wanted::STANDARD,
     },
     healthscope_crd::effective::MemberRef,
     healthscope_shared::{
@@ -49,6 +50,8 @@ pub(crate) struct Cluster {
     dirty: BTreeMap<ComponentKey, Look>,
     /// Pods whose agent has not connected yet, and when that is told.
     awaited: BTreeSet<(Instant, u32)>,
+    /// Pods whose agent stands in their way, and controllers whose pods are refused.
+    suffering: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,14 @@ pub(crate) enum Look {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodGone {
     pub(crate) uid: Arc<str>,
+}
+
+/// An object that suffers, perhaps because of us.
+#[derive(Clone, Debug)]
+pub(crate) struct Suffering<'a> {
+    pub(crate) object: &'a Object,
+    /// The outermost owner that is known.
+    pub(crate) owner: ComponentKey,
 }
 
 /// Agents that should speak for a component and do not.
@@ -224,6 +235,65 @@ impl Cluster {
         let object = &self.entry(at).object;
         let is_this = &*object.uid == uid && object.pod().is_some() && !is_leaving(object);
         is_this.then(|| self.top(object)).flatten()
+    }
+
+    /// What suffers, with whose it is.
+    pub(crate) fn suffering(&self) -> impl Iterator<Item = Suffering<'_>> {
+        self.suffering.iter().map(|&at| {
+            let object = &self.entry(at).object;
+            Suffering {
+                object,
+                owner: self.outermost(object),
+            }
+        })
+    }
+
+    /// A pod that is there and not being deleted, with its outermost owner.
+    pub(crate) fn live_pod(
+        &self,
+        namespace: &Namespace,
+        name: &Name,
+        uid: &str,
+    ) -> Option<(&Object, ComponentKey)> {
+        let object = self.pod(namespace, name)?;
+        let is_this = &*object.uid == uid && object.deleting.is_none();
+        is_this.then(|| (object, self.outermost(object)))
+    }
+
+    /// The pod of this name.
+    pub(crate) fn pod(&self, namespace: &Namespace, name: &Name) -> Option<&Object> {
+        self.find(&pod_key(namespace, name))
+    }
+
+    /// The owner of pods of this kind and name.
+    pub(crate) fn owner(&self, namespace: &str, kind: &str, name: &str) -> Child<'_> {
+        let Some((api_version, ..)) = STANDARD.iter().find(|(_, standard, _)| *standard == kind) else {
+            return Child::Unknown("its kind is not watched");
+        };
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let (Ok(namespace), Ok(kind), Ok(name)) = (namespace.parse(), kind.parse(), name.parse()) else {
+            return Child::NotFound;
+        };
+        let key = ComponentKey {
+            namespace,
+            group: group.to_owned(),
+            kind,
+            name,
+        };
+        match (self.find(&key), self.watch(&key).map(|watch| &watch.state)) {
+            (Some(object), _) => Child::Found(object),
+            (None, Some(WatchState::Following)) => Child::NotFound,
+            (None, Some(WatchState::Listing | WatchState::Unavailable(_)) | None) => {
+                Child::Unknown("its kind is not listed")
+            }
+        }
+    }
+
+    /// The top of an object's owners, or as far as they are known.
+    fn outermost(&self, object: &Object) -> ComponentKey {
+        self.top(object)
+            .or_else(|| owner_key(object))
+            .unwrap_or_else(|| object.key.clone())
     }
 
     /// A pod's agent speaks for it, or does not any more.
@@ -547,6 +617,11 @@ impl Cluster {
                 at
             }
         };
+        if suffers(&self.entry(at).object) {
+            self.suffering.insert(at);
+        } else {
+            self.suffering.remove(&at);
+        }
         let entry = self.entry_mut(at);
         match (expects_agent, entry.agent_due) {
             (true, None) => {
@@ -569,6 +644,7 @@ impl Cluster {
         self.unlink(at);
         let entry = self.objects[at as usize].take()?;
         self.free.push(at);
+        self.suffering.remove(&at);
         self.by_key.remove(&entry.object.key);
         if let Some(due) = entry.agent_due {
             self.awaited.remove(&(due, at));
@@ -725,6 +801,18 @@ fn is_leaving(object: &Object) -> bool {
     object
         .pod()
         .is_some_and(|pod| object.deleting.is_some() || pod.phase.is_over())
+}
+
+/// Whether something of ours may stand in its way.
+fn suffers(object: &Object) -> bool {
+    match &object.state {
+        State::Pod(pod) => {
+            let is_hindered = pod.agent.as_ref().is_some_and(|agent| agent.hindrance.is_some());
+            is_hindered && object.deleting.is_none() && !pod.phase.is_over()
+        }
+        State::Workload(workload) => workload.refused.is_some(),
+        State::Job(_) | State::CronJob(_) | State::Composite(_) | State::Judged(_) => false,
+    }
 }
 
 /// Whether pods can belong to such an object as the top of their owners.

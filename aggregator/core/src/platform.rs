@@ -5,6 +5,7 @@
 //! beside what the caller looks up for it ([`Related`]). All text in an object is written by strangers; it is made
 //! one bounded line before it is kept.
 
+mod agent;
 mod claim;
 mod composite;
 mod field;
@@ -18,11 +19,12 @@ mod service;
 mod workload;
 
 pub use {
+    agent::{Beside, Hindrance},
     composite::{ChildRef, Composite},
     healthy_when::HealthyWhen,
     job::{CronJob, Job, Progress},
     pod::{AGENT_CONTAINER, Phase, Pod, Severity, Trouble},
-    workload::{Workload, WorkloadKind},
+    workload::{Refused, Workload, WorkloadKind},
 };
 
 use {

@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub transitions: Arc<[Arc<TransitionView>]>,
     /// Id of the latest transition of any level; 0 before the first.
     pub last_transition: u64,
+    /// Highest id of a scope's or component's transition that is not in `transitions` any more; 0 when all are.
+    pub forgotten_transition: u64,
     /// Everything in numbers.
     pub totals: Totals,
 }

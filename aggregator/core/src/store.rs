@@ -39,6 +39,7 @@ use {
 };
 
 mod explain;
+mod harm;
 mod part;
 mod platform;
 mod publish;
@@ -46,7 +47,10 @@ mod query;
 #[cfg(test)]
 mod tests;
 
-pub use query::{NoTarget, ProbeTarget};
+pub use {
+    harm::HarmQuestion,
+    query::{NoTarget, ProbeTarget},
+};
 
 /// What a store is made with.
 #[derive(Clone, Copy, Debug, Default)]

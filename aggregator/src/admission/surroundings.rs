@@ -72,8 +72,15 @@ impl Namespaces {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a namespace says for another try of what the breaker reduced.
+    pub(crate) fn retry_injection(&self, namespace: &str) -> Option<String> {
+        let known = self.lock();
+        let around = known.namespaces.get(namespace)?;
+        around.annotations.get(key::RETRY_INJECTION).cloned()
+    }
+
     /// Whether everything was listed once.
-    pub(super) fn are_synced(&self) -> bool {
+    pub(crate) fn are_synced(&self) -> bool {
         self.lock().synced.iter().all(|synced| *synced)
     }
 

@@ -102,6 +102,7 @@ fn part(snapshot: &Snapshot, namespaces: &BTreeSet<Namespace>, totals: Totals) -
         scopes,
         transitions,
         last_transition,
+        forgotten_transition,
         totals: _,
     } = snapshot;
     let scopes = scopes
@@ -120,6 +121,7 @@ fn part(snapshot: &Snapshot, namespaces: &BTreeSet<Namespace>, totals: Totals) -
             .cloned()
             .collect(),
         last_transition: *last_transition,
+        forgotten_transition: *forgotten_transition,
         totals,
     }
 }

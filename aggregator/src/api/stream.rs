@@ -366,7 +366,7 @@ impl Reader {
         // What is missing is told by what is kept of all.
         let has_lost = match after {
             None => missed,
-            Some(after) => has_gap(&everything.transitions, after, everything.last_transition),
+            Some(after) => has_gap(everything.forgotten_transition, after, everything.last_transition),
         };
         let sight = api.sight(&self.viewer).await.ok()?;
         let transitions = sight.transitions(transitions);

@@ -73,14 +73,19 @@ pub(super) async fn list(
     // Of everybody's, since what is missing is told by what is kept of all.
     let mut snapshot = api.feed.newest();
     let mut kept = snapshot.transitions.clone();
+    let mut forgotten = snapshot.forgotten_transition;
     if level == Some(Level::Probe) {
         // Not in the snapshot, which every reader shares: only the store keeps them.
         let from = after.unwrap_or(0);
-        let (newest, transitions) = api
-            .ask(move |store| (store.snapshot(), store.transitions_after(from)))
+        let (newest, transitions, last_gone) = api
+            .ask(move |store| {
+                let transitions = store.transitions_after(from);
+                (store.snapshot(), transitions, store.forgotten_transition())
+            })
             .await?;
         snapshot = newest;
         kept = transitions.into();
+        forgotten = last_gone;
     }
     let mut items: Vec<_> = kept
         .iter()
@@ -101,12 +106,12 @@ pub(super) async fn list(
     Ok(json(&Transitions {
         items,
         last: snapshot.last_transition,
-        missed: after.is_some_and(|after| has_gap(&kept, after, snapshot.last_transition)),
+        missed: after.is_some_and(|after| has_gap(forgotten, after, snapshot.last_transition)),
     }))
 }
 
-/// Whether something after `after` may be missing from what is kept. Ids of probes' transitions are not kept, so a whole
-/// list that starts later says nothing unless it is full.
-pub(crate) fn has_gap(kept: &[Arc<TransitionView>], after: u64, last: u64) -> bool {
-    after > last || kept.len() >= DEFAULT_LIMIT && kept.first().is_some_and(|first| first.id > after + 1)
+/// Whether something after `after` is missing from what is kept, when `forgotten` is the highest id that is not kept any
+/// more: what is kept may begin earlier, because nobody pushes out all that others have.
+pub(crate) const fn has_gap(forgotten: u64, after: u64, last: u64) -> bool {
+    after > last || after < forgotten
 }

@@ -19,6 +19,7 @@ pub(crate) fn write(snapshot: &Snapshot, out: &mut String) {
         transitions: _,
         totals,
         last_transition: _,
+        forgotten_transition: _,
     } = snapshot;
     type Value = fn(&ScopeEntry) -> Option<f64>;
     head(

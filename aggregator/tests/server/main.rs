@@ -4,6 +4,7 @@
 
 mod agents;
 mod api;
+mod flood;
 mod handshake;
 mod metrics;
 mod page;

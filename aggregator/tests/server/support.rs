@@ -312,6 +312,13 @@ impl Agent {
         agent
     }
 
+    /// The same for a later run of the agent than [`Agent::join`] makes.
+    pub(crate) async fn join_again(served: &Served, name: &str) -> Self {
+        let mut agent = Self::connect(served).await.restarted();
+        agent.greet(name).await;
+        agent
+    }
+
     /// As a later run of the agent.
     pub(crate) fn restarted(mut self) -> Self {
         self.epoch += 1;
@@ -348,9 +355,18 @@ impl Agent {
 
     /// Announces these components, each with one readiness probe of the same position, from 1.
     pub(crate) async fn announce(&mut self, components: &[&str]) {
+        self.announce_in(Namespace::default_namespace().as_str(), components)
+            .await;
+    }
+
+    /// The same, in another namespace than the default one.
+    pub(crate) async fn announce_in(&mut self, namespace: &str, components: &[&str]) {
         let instances = (1..)
             .zip(components)
-            .map(|(id, component)| instance(component, id))
+            .map(|(id, component)| AnnouncedInstance {
+                namespace: Namespace::new(namespace).unwrap(),
+                ..instance(component, id)
+            })
             .collect();
         self.say(AgentMessage::Announce(Announce {
             revision: 1,
@@ -363,6 +379,11 @@ impl Agent {
 
     /// Reports changes of probes: id, passing or not, and why.
     pub(crate) async fn report(&mut self, changes: &[(u32, bool, &str)]) {
+        assert!(self.try_report(changes).await, "the session has ended");
+    }
+
+    /// The same where the session may have ended; whether it was sent.
+    pub(crate) async fn try_report(&mut self, changes: &[(u32, bool, &str)]) -> bool {
         let transitions = changes
             .iter()
             .map(|(probe, passes, message)| {
@@ -376,7 +397,8 @@ impl Agent {
             complete: true,
             ..Report::default()
         };
-        self.say(AgentMessage::Report(report)).await;
+        let text = AgentMessage::Report(report).encode();
+        self.socket.send(Message::text(text)).await.is_ok()
     }
 
     /// The next message, beside pings.

@@ -119,7 +119,7 @@ pub(crate) enum ClusterError {
 impl ClusterError {
     /// What an error of the client means, of a request that is about HealthScopes in all namespaces until
     /// [`Self::asking_for`] says more.
-    pub(super) fn of(error: &kube::Error, address: &str) -> Self {
+    pub(crate) fn of(error: &kube::Error, address: &str) -> Self {
         let address = address.trim_end_matches('/').to_owned();
         match error {
             kube::Error::Api(status) => Self::of_status(status, address),

@@ -397,11 +397,20 @@ fn the_api_server_takes_everything_under_pod_security_restricted() {
         // It is there, with more labels.
         documents.retain(|document| document["kind"] != "Namespace");
         let deployment = find(&documents, "Deployment", "healthscope-aggregator").unwrap();
-        let mut pod = deployment["spec"]["template"].clone();
-        pod["apiVersion"] = "v1".into();
-        pod["kind"] = "Pod".into();
-        pod["metadata"]["name"] = "of-the-deployment".into();
-        documents.push(pod);
+        let canary = find(&documents, "StatefulSet", "healthscope-canary");
+        let pods: Vec<Value> = [Some(deployment), canary]
+            .into_iter()
+            .flatten()
+            .map(|owner| {
+                let mut pod = owner["spec"]["template"].clone();
+                pod["apiVersion"] = "v1".into();
+                pod["kind"] = "Pod".into();
+                pod["metadata"]["name"] =
+                    format!("of-{}", owner["metadata"]["name"].as_str().unwrap()).into();
+                pod
+            })
+            .collect();
+        documents.extend(pods);
         for document in documents {
             let arguments = [
                 "create",

@@ -25,6 +25,8 @@ pub const PROBES: &str = "healthscope.core.oam.dev/probes";
 pub const RESOURCES: &str = "healthscope.core.oam.dev/resources";
 /// Annotation that the injector leaves on a pod: what it added, and what it could not.
 pub const INJECTED: &str = "healthscope.core.oam.dev/injected";
+/// Annotation of a namespace: injection that the breaker reduced there is tried again whenever its value changes.
+pub const RETRY_INJECTION: &str = "healthscope.core.oam.dev/retry-injection";
 /// Keys after [`PREFIX`] that mean something else: a scope that is called like one of these is named by
 /// [`SCOPE_NAME`] alone.
 pub const RESERVED: &[&str] = &[
@@ -38,6 +40,7 @@ pub const RESERVED: &[&str] = &[
     "post-start",
     "probes",
     "resources",
+    "retry-injection",
 ];
 /// Longest name part of a label key in Kubernetes; a scope with a longer name is named by [`SCOPE_NAME`] alone.
 pub const MAX_KEY_NAME_BYTES: usize = 63;

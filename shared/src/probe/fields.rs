@@ -130,10 +130,12 @@ pub struct ExecFields {
     /// agent's environment and working directory, standard input empty.
     pub command: Vec<String>,
     /// In a pod: the container in which the command runs, by the runner that the injector put there. Only together
-    /// with check; the injector writes both.
+    /// with check; the injector writes both, and no file that people write has them.
+    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// In a pod: which of the container's commands it is, counted from 0. Only together with container.
+    #[schemars(skip)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<i32>,
 }

@@ -4,7 +4,7 @@ use {
     super::*,
     crate::config,
     healthscope_shared::{document::Source, probe::outcome::RunResult},
-    std::os::unix::fs::MetadataExt,
+    std::{os::unix::fs::MetadataExt, sync::atomic::AtomicBool},
     tempfile::TempDir,
 };
 
@@ -13,7 +13,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 const COMPONENT: &str = "apiVersion: healthscope.core.oam.dev/v1beta1\nkind: Component\nmetadata: {name: web}\nspec: \
      {readinessProbe: {exec: {command: [cat, /tmp/ok], container: web, check: 1}}}\n";
 
-/// The agent's side, listening for the runner of one container.
+/// Two containers, of which one is hostile.
+const NEIGHBOURS: &str = "apiVersion: healthscope.core.oam.dev/v1beta1\nkind: Component\nmetadata: {name: web}\nspec: \
+     {readinessProbe: {exec: {command: [cat, /tmp/ok], container: web, check: 1}}, livenessProbe: {exec: {command: \
+     [cat, /tmp/ok], container: evil, check: 0}}}\n";
+
+/// The agent's side, listening for the runners of containers.
 struct Place {
     runners: Arc<Runners>,
     changes: mpsc::Receiver<ContainerName>,
@@ -24,11 +29,22 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::with(COMPONENT)
+    }
+
+    /// With these checks; that in `web` is the one that is run.
+    fn with(component: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let components = config::components(&[Source::new("x.yaml", COMPONENT)]).unwrap();
-        let Handler::Exec(exec) = components[0].probes[0].handler.clone() else {
-            panic!("not a command");
-        };
+        let components = config::components(&[Source::new("x.yaml", component)]).unwrap();
+        let commands = components[0]
+            .probes
+            .iter()
+            .filter_map(|probe| match &probe.handler {
+                Handler::Exec(exec) => Some(exec.clone()),
+                Handler::HttpGet(_) | Handler::TcpSocket(_) | Handler::Grpc(_) => None,
+            });
+        let in_web = |exec: &ExecAction| exec.runner.as_ref().unwrap().container.as_str() == "web";
+        let exec = commands.into_iter().find(in_web).unwrap();
         let (tell, changes) = mpsc::channel(16);
         let (runners, listeners) = Runners::new(directory.path(), &components, &tell);
         let shutdown = CancellationToken::new();
@@ -44,8 +60,12 @@ impl Place {
         }
     }
 
+    fn socket(&self, container: &str) -> PathBuf {
+        self.directory.path().join(container).join(SOCKET)
+    }
+
     async fn connect(&self) -> Peer {
-        let path = self.directory.path().join("web").join(SOCKET);
+        let path = self.socket("web");
         loop {
             if let Ok(stream) = UnixStream::connect(&path).await {
                 return Peer {
@@ -355,4 +375,109 @@ async fn strangers_are_not_listened_to_and_hold_up_nobody() {
         place.changed().await;
     }
     let _good = place.runner().await;
+}
+
+/// As fast as it can: connects, says each of `words` for as long as it is listened to, and connects again.
+fn annoy(socket: &Path, words: &[Vec<u8>], stop: &AtomicBool) -> u32 {
+    use std::{io::Write, os::unix::net::UnixStream as Blocking};
+
+    let mut connections = 0;
+    for words in words.iter().cycle() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let Ok(mut stream) = Blocking::connect(socket) else {
+            continue;
+        };
+        connections += 1;
+        stream.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
+        while !stop.load(Ordering::Relaxed) && stream.write_all(words).is_ok() {}
+    }
+    connections
+}
+
+#[tokio::test]
+async fn a_container_that_floods_its_socket_is_alone_with_it() {
+    /// How long it does so.
+    const FLOOD: Duration = Duration::from_secs(3);
+    let mut place = Place::with(NEIGHBOURS);
+    let mut peer = place.connect().await;
+    peer.hello(2).await;
+    assert_eq!(place.changes.recv().await.unwrap().as_str(), "web");
+    let hello = {
+        let mut bytes = Vec::new();
+        FromRunner::Hello {
+            version: VERSION,
+            commands: 1,
+        }
+        .encode(&mut bytes);
+        bytes
+    };
+    let words = [
+        vec![0xff; 64 * 1024],
+        hello.clone(),
+        [hello, vec![0; 64 * 1024]].concat(),
+    ];
+    let (_, closed) = mpsc::channel(1);
+    let mut told = std::mem::replace(&mut place.changes, closed);
+    let changes = tokio::spawn(async move {
+        let mut changes = Vec::new();
+        while let Some(container) = told.recv().await {
+            changes.push(container);
+        }
+        changes
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let annoying: Vec<_> = (0..4)
+        .map(|_| {
+            let (socket, words, stop) = (place.socket("evil"), words.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || annoy(&socket, &words, &stop))
+        })
+        .collect();
+
+    let answers = async {
+        loop {
+            let id = peer.asked_to_run().await;
+            peer.answer(id, End::Exited(0), "").await;
+        }
+    };
+    let runs = async {
+        let begun = Instant::now();
+        let mut taken = Vec::new();
+        while begun.elapsed() < FLOOD {
+            let asked = Instant::now();
+            let found = place.run(Duration::from_secs(1)).await;
+            assert_eq!(found.result, RunResult::Success, "{found:?}");
+            taken.push(asked.elapsed());
+            sleep(Duration::from_millis(20)).await;
+        }
+        taken
+    };
+    let mut taken = tokio::select! {
+        taken = runs => taken,
+        () = answers => unreachable!("it answers for ever"),
+    };
+    stop.store(true, Ordering::Relaxed);
+    let connections: u32 = annoying.into_iter().map(|thread| thread.join().unwrap()).sum();
+    // The listeners have the other ends.
+    place.shutdown.cancel();
+    let changes = changes.await.unwrap();
+    taken.sort_unstable();
+    println!(
+        "{connections} connections, {} of them taken for a runner; a neighbour's run took {:?} (median), {:?} (longest) of {}",
+        changes.len() / 2,
+        taken[taken.len() / 2],
+        taken[taken.len() - 1],
+        taken.len()
+    );
+    assert!(
+        changes.iter().all(|container| container.as_str() == "evil"),
+        "{changes:?}"
+    );
+    // Coming and going, with a pause that doubles each time.
+    assert!((2..=16).contains(&changes.len()), "{}", changes.len());
+    assert!(
+        taken.iter().all(|taken| *taken < Duration::from_secs(1)),
+        "{taken:?}"
+    );
 }

@@ -1,6 +1,6 @@
 //! Lenient access to the fields of an object: what is absent or of another type is not there, and never an error.
 
-use serde_json::Value;
+use {jiff::Timestamp, serde_json::Value};
 
 /// The value at `path`.
 pub(super) fn at<'a>(value: &'a Value, path: &[&str]) -> Option<&'a Value> {
@@ -25,6 +25,11 @@ pub(super) fn count(value: &Value, path: &[&str]) -> u32 {
 /// The number of things at `path`, if any is said; a negative one is none.
 pub(super) fn optional_count(value: &Value, path: &[&str]) -> Option<u32> {
     Some(u32::try_from(number(value, path)?.max(0)).unwrap_or(u32::MAX))
+}
+
+/// The time at `path`.
+pub(super) fn time(value: &Value, path: &[&str]) -> Option<Timestamp> {
+    text(value, path)?.parse().ok()
 }
 
 /// Whether `path` says true.

@@ -10,6 +10,7 @@ use {
         health::{Health, Reason, Verdict},
         one_line,
     },
+    jiff::Timestamp,
     serde_json::Value,
 };
 
@@ -71,7 +72,23 @@ pub struct Workload {
     pub observed: bool,
     /// What its own conditions complain about.
     pub trouble: Option<Box<Trouble>>,
+    /// Why a ReplicaSet may not make a pod.
+    pub refused: Option<Box<Refused>>,
+    /// A digest of its pod template, to see whether that changed.
+    pub template: u64,
 }
+
+/// The API server refused a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Since when.
+    pub since: Timestamp,
+    /// What it said.
+    pub message: Box<str>,
+}
+
+/// Longest refusal kept: that of Pod Security names each container and field.
+const MAX_REFUSAL_BYTES: usize = 1024;
 
 impl Workload {
     pub(super) fn decode(kind: WorkloadKind, object: &Value) -> Self {
@@ -102,6 +119,12 @@ impl Workload {
             unavailable,
             observed: field::is_observed(object).unwrap_or(false),
             trouble: trouble(object).map(Box::new),
+            refused: match kind {
+                WorkloadKind::ReplicaSet => refused(object).map(Box::new),
+                // A Deployment repeats its ReplicaSet's; the others say so in Events alone.
+                WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => None,
+            },
+            template: digest(field::at(object, &["spec", "template"])),
         }
     }
 
@@ -156,6 +179,23 @@ impl Workload {
             format!("{kind} {ready}/{wanted} ready{stuck}{joint}{leaf}"),
         )
     }
+}
+
+fn refused(object: &Value) -> Option<Refused> {
+    let refused = field::condition_that_is(object, "ReplicaFailure", "True")
+        .filter(|refused| field::text(refused, &["reason"]) == Some(Reason::FAILED_CREATE.as_str()))?;
+    Some(Refused {
+        since: field::time(refused, &["lastTransitionTime"])?,
+        message: one_line(field::text(refused, &["message"])?, MAX_REFUSAL_BYTES).into(),
+    })
+}
+
+/// FNV-1a of the JSON: the same for as long as the API server sends the same, whatever release of ours reads it.
+pub(super) fn digest(value: Option<&Value>) -> u64 {
+    let text = value.map(Value::to_string).unwrap_or_default();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// What the conditions complain about, the most telling first.

@@ -88,6 +88,7 @@ impl Store {
             scopes,
             transitions,
             last_transition: self.log.last(),
+            forgotten_transition: self.log.forgotten(),
             totals: self.totals(),
         });
         changes.snapshot = self.snapshot();

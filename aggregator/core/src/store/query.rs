@@ -98,6 +98,12 @@ impl Store {
         self.log.after(id)
     }
 
+    /// Highest id of a transition of any level that is not kept any more; 0 when all are.
+    #[must_use]
+    pub fn forgotten_transition(&self) -> u64 {
+        self.log.forgotten_of_all()
+    }
+
     /// Who can run a component's probes now, by instance, agent and probe: one of them, or all.
     ///
     /// # Errors

@@ -68,7 +68,14 @@ fn the_corpus_is_large_and_shows_most_reasons() {
         .filter(|code| !shown.contains(code))
         .collect();
     // These depend on the program's settings, not on the pod, or on pods too large or too wrong to be kept here.
-    assert_eq!(missing, ["NotAPod", "TooLarge", "OldKubernetes", "BreakerOpen"]);
+    let others = [
+        "NotAPod",
+        "NoServiceAccount",
+        "TooLarge",
+        "OldKubernetes",
+        "BreakerOpen",
+    ];
+    assert_eq!(missing, others);
 }
 
 /// What an API server that we know fills in where nothing is said.
@@ -174,6 +181,122 @@ fn nothing_of_the_user_s_is_lost() {
         corpus::take_over_default_container(&mut given, &found);
         assert_eq!(found, given, "{}", case.name);
     }
+}
+
+/// The mounts of our volume in a container.
+fn mounts_of_ours(container: &Value) -> Vec<&Value> {
+    let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+    mounts
+        .filter(|mount| {
+            mount["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("healthscope"))
+        })
+        .collect()
+}
+
+#[test]
+fn a_container_is_given_its_own_directory_to_read_and_nothing_else_of_ours() {
+    let mut seen = 0;
+    for case in Case::all() {
+        let Injection::Injected(injected) = case.inject() else {
+            continue;
+        };
+        for list in ["containers", "initContainers"] {
+            for container in injected.pod["spec"][list].as_array().into_iter().flatten() {
+                if container["name"] == "healthscope-agent" {
+                    continue;
+                }
+                let own = json!({"name": "healthscope", "mountPath": "/healthscope", "subPath": container["name"], "readOnly": true});
+                for mount in mounts_of_ours(container) {
+                    assert_eq!(*mount, own, "{}", case.name);
+                    seen += 1;
+                }
+            }
+        }
+        let ephemeral = &injected.pod["spec"]["ephemeralContainers"];
+        for container in ephemeral.as_array().into_iter().flatten() {
+            assert_eq!(mounts_of_ours(container), Vec::<&Value>::new(), "{}", case.name);
+        }
+    }
+    assert!(seen >= 10, "only {seen} were looked at");
+}
+
+/// The commands after each `-c N` in a command line of the runner, up to `--`.
+fn commands_of(line: &[String]) -> Vec<Vec<String>> {
+    let mut words = line.iter();
+    let mut commands = Vec::new();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--" => break,
+            "-c" => {
+                let count = words.next().unwrap().parse().unwrap();
+                commands.push(words.by_ref().take(count).cloned().collect());
+            }
+            _ => {}
+        }
+    }
+    commands
+}
+
+/// Every list of words in a document, wherever it is, also in text that is a document itself.
+fn word_lists(value: &Value, found: &mut BTreeSet<Vec<String>>) {
+    match value {
+        Value::Array(items) => {
+            let words: Option<Vec<String>> = items
+                .iter()
+                .map(|item| item.as_str().map(ToOwned::to_owned))
+                .collect();
+            found.extend(words);
+            items.iter().for_each(|item| word_lists(item, found));
+        }
+        Value::Object(fields) => fields.values().for_each(|field| word_lists(field, found)),
+        Value::String(text) => {
+            if let Ok(inner @ (Value::Array(_) | Value::Object(_))) = serde_saphyr::from_str::<Value>(text) {
+                word_lists(&inner, found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[test]
+fn a_runner_knows_no_command_that_is_not_in_the_pod_as_its_owner_wrote_it() {
+    let mut seen = 0;
+    for case in Case::all() {
+        let Injection::Injected(injected) = case.inject() else {
+            continue;
+        };
+        let mut written = BTreeSet::new();
+        word_lists(&case.pod, &mut written);
+        for container in injected.pod["spec"]["containers"].as_array().unwrap() {
+            let handlers = [
+                "/livenessProbe/exec/command",
+                "/readinessProbe/exec/command",
+                "/startupProbe/exec/command",
+                "/lifecycle/postStart/exec/command",
+            ];
+            for line in handlers.iter().filter_map(|handler| container.pointer(handler)) {
+                let line: Vec<String> = serde_json::from_value(line.clone()).unwrap();
+                if line[0] != "/healthscope/runner" {
+                    continue;
+                }
+                for command in commands_of(&line) {
+                    // A variable of the container may be filled in, because a hook's command has none.
+                    let is_written = written.iter().any(|words| {
+                        words.len() == command.len()
+                            && words
+                                .iter()
+                                .zip(&command)
+                                .all(|(word, found)| word == found || word.contains("$("))
+                    });
+                    assert!(is_written, "{}: {command:?}", case.name);
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen >= 10, "only {seen} were looked at");
 }
 
 #[test]
