@@ -65,6 +65,8 @@ struct Entry {
     has_spoken: bool,
     /// Whether its agent has ever found it healthy.
     has_been_well: bool,
+    /// Whether it was seen to begin to run, and not found running.
+    came_lately: bool,
 }
 
 /// One watch.
@@ -454,12 +456,15 @@ impl Cluster {
         rudr::word(self.child(key), &related)
     }
 
-    /// Agents that should speak for a component's pods by `now` and do not; while `starting` they may still come.
+    /// Agents that should speak for a component's pods by `now` and do not; while `starting`, those of pods that were found
+    /// running may still come.
     pub(crate) fn missing_agents(&self, key: &ComponentKey, starting: bool, now: Instant) -> Missing {
         let mut missing = Missing::default();
         for at in self.pod_positions(key) {
             let entry = self.entry(at);
-            let is_due = entry.agent_due.is_some_and(|due| starting || due <= now);
+            let is_due = entry
+                .agent_due
+                .is_some_and(|due| due <= now || starting && !entry.came_lately);
             if is_due && !entry.has_spoken {
                 missing.count += 1;
                 let name = &entry.object.key.name;
@@ -471,20 +476,13 @@ impl Cluster {
         missing
     }
 
-    /// The pods of a component whose agents need not count yet: the kubelet has not found them ready, or they began to run
-    /// after `since` and less than [`AGENT_GRACE`] ago, and were not healthy yet.
-    pub(crate) fn newcomers(
-        &self,
-        key: &ComponentKey,
-        since: Instant,
-        now: Instant,
-    ) -> BTreeSet<InstanceName> {
+    /// The pods of a component whose agents need not count yet: the kubelet has not found them ready, or they were seen to
+    /// begin less than [`AGENT_GRACE`] ago, and were not healthy yet.
+    pub(crate) fn newcomers(&self, key: &ComponentKey, now: Instant) -> BTreeSet<InstanceName> {
         let pods = self.pod_positions(key).into_iter().map(|at| self.entry(at));
         let new = pods.filter(|entry| {
             let is_unready = entry.object.pod().is_some_and(|pod| !pod.ready);
-            let is_young = entry
-                .agent_due
-                .is_some_and(|due| due > now && due >= since + AGENT_GRACE);
+            let is_young = entry.came_lately && entry.agent_due.is_some_and(|due| due > now);
             is_unready || is_young && !entry.has_been_well
         });
         new.filter_map(|entry| InstanceName::new(entry.object.key.name.as_str()).ok())
@@ -556,6 +554,9 @@ impl Cluster {
             gone.extend(self.remove(at));
         }
         let is_leaving = is_leaving(&object);
+        let follows = self
+            .watch(&object.key)
+            .is_some_and(|watch| matches!(watch.state, WatchState::Following));
         let expects_agent = object
             .pod()
             .is_some_and(|pod| pod.has_agent() && pod.phase == Phase::Running)
@@ -598,6 +599,7 @@ impl Cluster {
                     agent_due: None,
                     has_spoken: false,
                     has_been_well: false,
+                    came_lately: false,
                 };
                 let at = match self.free.pop() {
                     Some(at) => {
@@ -625,6 +627,7 @@ impl Cluster {
             (true, None) => {
                 let due = now + AGENT_GRACE;
                 entry.agent_due = Some(due);
+                entry.came_lately = follows;
                 self.awaited.insert((due, at));
             }
             (false, Some(due)) => {

@@ -383,9 +383,7 @@ impl Cluster {
             configuration::coredns(folder, &dns)?,
         )?;
 
-        let mut version = self.ctr();
-        version.args(["version"]);
-        self.wait_for("containerd", STEP, || Ok(Some(run(&mut version, None)?)))?;
+        self.wait_for_containerd()?;
         let pause = Image::new(configuration::PAUSE_IMAGE)
             .file("/pause", self.binaries.path(Program::Pause), 0o755)
             .user("65535:65535")
@@ -523,6 +521,12 @@ impl Cluster {
             self.api.get("/readyz")?.ok()?;
             Ok(Some(()))
         })
+    }
+
+    fn wait_for_containerd(&self) -> anyhow::Result<()> {
+        let mut version = self.ctr();
+        version.args(["version"]);
+        self.wait_for("containerd", STEP, || run(&mut version, None).map(|_| Some(())))
     }
 
     fn wait_for_object(&self, path: &str) -> anyhow::Result<()> {
@@ -734,7 +738,7 @@ impl Cluster {
     }
 
     /// Starts a component again after [`Cluster::kill`], with the same arguments. Does not wait until it is ready, but
-    /// for the API server.
+    /// for the API server, containerd and the kubelet.
     pub fn start_again(&self, component: Component) -> anyhow::Result<()> {
         let process = self.process(component)?;
         let start = || {
@@ -758,10 +762,14 @@ impl Cluster {
                 start()?;
                 self.wait_for_api_server()
             }
+            // A kubelet that does not find it ends.
+            Component::Containerd => {
+                start()?;
+                self.wait_for_containerd()
+            }
             Component::Etcd
             | Component::ControllerManager
             | Component::Scheduler
-            | Component::Containerd
             | Component::KubeProxy
             | Component::CoreDns => start(),
         }

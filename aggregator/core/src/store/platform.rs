@@ -99,8 +99,7 @@ impl Store {
         } else {
             cluster.missing_agents(key, self.starting, now.instant)
         };
-        // Of pods that were there when this replica started nobody knows when they came.
-        let newcomers = cluster.newcomers(key, self.started + self.config.patience.start, now.instant);
+        let newcomers = cluster.newcomers(key, now.instant);
         let described = cluster.find(key).map(|object| {
             (
                 object.labels.clone(),

@@ -57,7 +57,7 @@ fn root() -> PathBuf {
 }
 
 /// The runner as it is shipped: static, so that it runs in a container that has nothing else.
-fn static_runner() -> PathBuf {
+pub(crate) fn static_runner() -> PathBuf {
     let beside = program("healthscope-agent");
     let target = beside.parent().unwrap().parent().unwrap();
     let triple = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
@@ -263,6 +263,27 @@ impl Installation {
         })
     }
 
+    /// Waits until all checks of a component pass, as its agents say, and its scope of that name is healthy.
+    #[track_caller]
+    pub(crate) fn until_passing(&self, namespace: &str, name: &str) {
+        self.until(&format!("the checks of {name} to pass"), || {
+            let mut command = support::kubectl_command(&self.cluster, namespace, "healthscope get probes");
+            let output = command.output()?;
+            let shown = String::from_utf8(output.stdout)?;
+            let mut checks = shown
+                .lines()
+                .filter(|line| line.split(' ').next() == Some(name))
+                .peekable();
+            ensure!(
+                checks.peek().is_some() && checks.all(|line| line.contains(" passing ")),
+                "{shown}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Ok(Some(()))
+        });
+        self.until_health(namespace, name, "Healthy");
+    }
+
     /// Waits until a component of a scope has this health, and a message with these words; its entry.
     #[track_caller]
     pub(crate) fn until_component(
@@ -281,6 +302,33 @@ impl Installation {
             })
         });
         support::component(&status, name).unwrap().clone()
+    }
+
+    /// The certificates that agents are to trust, as people read them.
+    #[track_caller]
+    pub(crate) fn authority(&self) -> String {
+        self.kubectl(
+            RELEASE,
+            r"get configmap healthscope-ca -o jsonpath={.data.ca\.crt}",
+        )
+    }
+
+    /// What `healthscope inject` makes of an object, with an agent of this image that trusts this authority.
+    #[track_caller]
+    pub(crate) fn injected_offline(&self, object: &Value, image: &str, authority: &str) -> Value {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.crt");
+        fs::write(&ca, authority).unwrap();
+        let mut command = Command::new(program("healthscope"));
+        command
+            .args(["inject", "-f", "-", "--image", image, "--ca"])
+            .arg(ca);
+        let output = fed(&mut command, &object.to_string()).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let injected: Value = serde_saphyr::from_str(&String::from_utf8(output.stdout).unwrap()).unwrap();
+        assert!(is_injected(&injected), "{said}\n{injected:#}");
+        injected
     }
 
     /// A pod as the API server has it.
@@ -332,6 +380,14 @@ impl Installation {
             Ok(Some(found[0]))
         })
     }
+}
+
+/// A HealthScope of that name over one workload of that name.
+pub(crate) fn scope_of(api_version: &str, kind: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "core.oam.dev/v1beta1", "kind": "HealthScope", "metadata": {"name": name},
+        "spec": {"workloadRefs": [{"apiVersion": api_version, "kind": kind, "name": name}]},
+    })
 }
 
 /// Whether a pod has an agent.
@@ -390,7 +446,7 @@ pub(crate) fn printed(command: &mut Command) -> String {
     out
 }
 
-/// Everything that happened to the pods of a namespace, from before the first of them is made.
+/// Everything that happened to the pods, or to other objects, of a namespace, from before the first of them is made.
 pub(crate) struct History {
     child: Child,
     log: PathBuf,
@@ -398,13 +454,18 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Begins to watch. A watch begins with what is there, so nothing is missed of pods that are made after this.
+    /// Begins to watch pods. A watch begins with what is there, so nothing is missed of those that are made after this.
     pub(crate) fn begin(cluster: &Cluster, namespace: &str) -> Self {
+        Self::of_kind(cluster, namespace, "pods")
+    }
+
+    /// The same of other objects, such as `deployments`.
+    pub(crate) fn of_kind(cluster: &Cluster, namespace: &str, resource: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("seen");
         let mut command = cluster.kubectl_command();
         command
-            .args(["get", "pods", "-n", namespace, "--watch", "-o", "json"])
+            .args(["get", resource, "-n", namespace, "--watch", "-o", "json"])
             .arg("--output-watch-events")
             .stdout(fs::File::create(&log).unwrap())
             .stderr(Stdio::null());
@@ -415,15 +476,15 @@ impl History {
         }
     }
 
-    /// The states of the pods of this name that were seen so far, in order.
+    /// The states of the object of this name that were seen so far, in order.
     pub(crate) fn of(&self, name: &str) -> Vec<Value> {
         let all = self.all();
         all.into_iter()
-            .filter(|pod| pod["metadata"]["name"] == name)
+            .filter(|object| object["metadata"]["name"] == name)
             .collect()
     }
 
-    /// The states of all pods that were seen so far, in order.
+    /// The states of all objects that were seen so far, in order.
     pub(crate) fn all(&self) -> Vec<Value> {
         let seen = fs::read(&self.log).unwrap();
         let events = serde_json::Deserializer::from_slice(&seen).into_iter::<Value>();

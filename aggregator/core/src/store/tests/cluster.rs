@@ -561,7 +561,7 @@ fn a_pod_that_has_just_come_makes_nothing_worse_before_its_agent_has_found_somet
     // Nor what it finds before it is ready: its application may still be starting.
     world.states(&mut new, "0F");
     assert_eq!(world.members("shop"), ["web: Healthy Passing"]);
-    // What it finds counts once the pod is ready, which here it was before the aggregator started.
+    // What it finds counts once the pod is ready; this one was found running.
     let ready = owned(pod("web-1-b", json!({}), true), "apps/v1", "ReplicaSet", "web-1");
     world.applied(&ready);
     assert_eq!(world.scope("shop").health, Health::Degraded);
