@@ -13,6 +13,7 @@ mod floor;
 mod kubernetes;
 mod latency;
 mod lateness;
+mod pod;
 mod process;
 mod readiness;
 mod report;
@@ -45,6 +46,8 @@ enum Mode {
     Status(status::StatusArgs),
     /// From a fault to the pod's condition by the kubelet's readiness probe, on a real node.
     Readiness(readiness::ReadinessArgs),
+    /// What an agent costs its pod, and how soon it knows, on a real node with the chart installed.
+    Pod(pod::PodArgs),
     /// How often statuses are written: per change, in quiet, over restarts and reconnects.
     Writes(writes::WritesArgs),
     /// A thousand scopes of a real API server under change, restart and failover.
@@ -87,6 +90,7 @@ fn main() -> Result<()> {
         Mode::Status(args) => runtime.block_on(status::status(args)),
         Mode::Readiness(args) => runtime.block_on(readiness::readiness(args)),
         Mode::ReadinessTarget(args) => readiness::serve_target(&args),
+        Mode::Pod(args) => runtime.block_on(pod::pod(args)),
         Mode::Writes(args) => runtime.block_on(writes::writes(args)),
         Mode::Controller(args) => runtime.block_on(controller::controller(args)),
         // One thread, like the work that it is the floor of.

@@ -141,7 +141,7 @@ pub(crate) fn cpu_of_self() -> Result<Duration> {
     cpu_of("self")
 }
 
-fn cpu_of(process: &str) -> Result<Duration> {
+pub(crate) fn cpu_of(process: &str) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The program's name, in parentheses, may hold blanks.
     let (_, fields) = stat.rsplit_once(')').context("odd /proc/PID/stat")?;

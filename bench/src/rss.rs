@@ -80,7 +80,7 @@ pub(crate) async fn rss(args: RssArgs) -> Result<()> {
 }
 
 /// Builds the static binary as it is shipped; where it is.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     let architecture = std::env::consts::ARCH;
     let musl = format!("{architecture}-unknown-linux-musl");
     let is_installed = Command::new("rustc")

@@ -41,7 +41,8 @@ const KUBERNETES_VARIABLE: &str = "HEALTHSCOPE_E2E_KUBERNETES";
 const OLDEST_KUBERNETES: &str = "1.34";
 
 /// The tests with a cluster that need nothing of it but an API server, and start whichever they are told to.
-const API_SERVER_TESTS: [&str; 9] = [
+const API_SERVER_TESTS: [&str; 10] = [
+    "attacks",
     "cli",
     "faults_api_server",
     "faults_objects",
