@@ -114,7 +114,12 @@ fn command_lines_that_cannot_be_meant_end_with_2() {
         (&["probe", "localhost:80"], "write http://localhost:80, "),
         (&["get", "scopes", "--server", "http://"], "is not an address"),
         (&["up", "--listen", "0.0.0.0:7575"], "run healthscope-aggregator"),
-        (&["check"], "required arguments were not provided"),
+        (&["check", "--yes"], "required arguments were not provided"),
+        // Nobody could be asked, which is no answer about the installation.
+        (
+            &["check", "--kubeconfig", "/nowhere/kubeconfig"],
+            "cannot use the kubeconfig",
+        ),
         (&["completion", "tcsh"], "invalid value 'tcsh'"),
     ] {
         check(arguments, 2, "", said);
