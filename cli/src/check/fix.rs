@@ -1,4 +1,4 @@
-//! `--fix`: pods that our container holds up, one by one, asking before each. What is done is decided by [`unstick`].
+//! `--fix`: pods that our container holds up, one by one, asking before each. What is done is decided by `unstick`.
 
 use {
     super::{
