@@ -157,11 +157,13 @@ impl Shell {
         }
         match map.record() {
             Ok(record) => {
-                if let Some(breaker) = &mut self.breaker {
-                    if *breaker.record() != record {
-                        tracing::info!("the breaker's record was changed by somebody else");
-                        breaker.adopt(record.clone());
-                    }
+                let changed = self
+                    .breaker
+                    .as_mut()
+                    .filter(|breaker| *breaker.record() != record);
+                if let Some(breaker) = changed {
+                    tracing::info!("the breaker's record was changed by somebody else");
+                    breaker.adopt(record.clone());
                 }
                 self.is_dirty = false;
                 self.obey(&record);
