@@ -48,6 +48,8 @@ use {
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(10);
+/// How long Events may take, which are a courtesy: then the next look comes first.
+const TELLING: Duration = Duration::from_secs(5);
 /// While there is nothing to look with: namespaces not listed, or another replica serves.
 const WAIT: Duration = Duration::from_secs(1);
 /// Longest error that is logged.
@@ -155,11 +157,13 @@ impl Shell {
         }
         match map.record() {
             Ok(record) => {
-                if let Some(breaker) = &mut self.breaker {
-                    if *breaker.record() != record {
-                        tracing::info!("the breaker's record was changed by somebody else");
-                        breaker.adopt(record.clone());
-                    }
+                let changed = self
+                    .breaker
+                    .as_mut()
+                    .filter(|breaker| *breaker.record() != record);
+                if let Some(breaker) = changed {
+                    tracing::info!("the breaker's record was changed by somebody else");
+                    breaker.adopt(record.clone());
                 }
                 self.is_dirty = false;
                 self.obey(&record);
@@ -240,9 +244,14 @@ impl Shell {
         for told in &told {
             say(told);
         }
-        events::make(&self.ends, &told).await;
         if let Some(uid) = remake {
             self.remake(&uid).await;
+        }
+        if time::timeout(TELLING, events::make(&self.ends, &told))
+            .await
+            .is_err()
+        {
+            tracing::debug!("not all Events about injection could be made in time");
         }
         Instant::from_std(next)
     }

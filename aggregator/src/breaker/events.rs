@@ -106,3 +106,83 @@ fn event(told: &Told, regarding: ObjectReference, instance: &str, at: Timestamp)
         ..Event::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use {
+        super::*,
+        healthscope_core::breaker::{Baseline, Cause, OwnerNow, OwnerRef, Reduction, Trip},
+    };
+
+    fn told(level: Level, is_resumed: bool) -> Told {
+        let has_namespace = level != Level::Cluster;
+        let owner = OwnerRef {
+            kind: "Deployment".to_owned(),
+            name: "web".to_owned(),
+        };
+        Told {
+            trip: Trip {
+                level,
+                namespace: has_namespace.then(|| "shop".to_owned()),
+                owner: (level == Level::Owner).then_some(owner),
+                reduction: Reduction::Off,
+                cause: Cause::ImagePull,
+                message: String::new(),
+                image: String::new(),
+                since: Timestamp::UNIX_EPOCH,
+                pods: Vec::new(),
+                baseline: Baseline {
+                    namespaces: vec!["bank".to_owned(), "shop".to_owned()],
+                    ..Baseline::default()
+                },
+            },
+            is_resumed,
+            owner: Some(OwnerNow {
+                api_version: "apps/v1".to_owned(),
+                uid: "u1".to_owned(),
+                template: None,
+            }),
+            note: "because".to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_event_stands_where_people_look_for_it() {
+        #[track_caller]
+        fn check(level: Level, expected: &[&str]) {
+            let found: Vec<String> = regarding(&told(level, false), "home")
+                .into_iter()
+                .map(|it| {
+                    let word = |word: Option<String>| word.unwrap_or_default();
+                    let place = word(it.namespace);
+                    format!("{place}: {} {} {}", word(it.kind), word(it.name), word(it.uid))
+                })
+                .collect();
+            assert_eq!(found, expected, "{level:?}");
+        }
+        check(Level::Owner, &["shop: Deployment web u1"]);
+        check(Level::Namespace, &["shop: Namespace shop "]);
+        check(
+            Level::Cluster,
+            &[
+                "home: Deployment healthscope-aggregator ",
+                "bank: Namespace bank ",
+                "shop: Namespace shop ",
+            ],
+        );
+    }
+
+    #[test]
+    fn telling_it_twice_makes_one_event_and_the_end_another() {
+        let name = |is_resumed: bool, at: i64| {
+            let told = told(Level::Owner, is_resumed);
+            let about = regarding(&told, "home").remove(0);
+            let event = event(&told, about, "a", Timestamp::from_second(at).unwrap());
+            (event.metadata.name.unwrap(), event.reason.unwrap())
+        };
+        assert_eq!(name(false, 1), name(false, 2));
+        assert_ne!(name(false, 1).0, name(true, 1).0);
+        assert_eq!(name(false, 1).1, "InjectionReduced");
+        assert_eq!(name(true, 1).1, "InjectionResumed");
+    }
+}

@@ -11,7 +11,7 @@ use {
         Api,
         api::{PostParams, WatchEvent, WatchParams},
     },
-    std::{pin::pin, time::Duration},
+    std::{pin::pin, sync::Arc, time::Duration},
     tokio::{sync::watch, time},
 };
 
@@ -36,14 +36,14 @@ pub(super) enum Found {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Map {
     pub(super) version: String,
-    map: ConfigMap,
+    map: Arc<ConfigMap>,
 }
 
 impl Map {
     pub(super) fn new(map: ConfigMap) -> Self {
         Self {
             version: map.metadata.resource_version.clone().unwrap_or_default(),
-            map,
+            map: Arc::new(map),
         }
     }
 
@@ -54,7 +54,7 @@ impl Map {
 
     /// The same with another record.
     pub(super) fn with(&self, record: &Record) -> ConfigMap {
-        let mut map = self.map.clone();
+        let mut map = ConfigMap::clone(&self.map);
         map.metadata.managed_fields = None;
         map.data
             .get_or_insert_default()

@@ -62,3 +62,11 @@ pub(super) fn is_observed(object: &Value) -> Option<bool> {
     let generation = number(object, &["metadata", "generation"]).unwrap_or(0);
     Some(observed >= generation)
 }
+
+/// FNV-1a of the JSON: the same for as long as the API server sends the same, whatever release of ours reads it.
+pub(super) fn digest(value: Option<&Value>) -> u64 {
+    let text = value.map(Value::to_string).unwrap_or_default();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

@@ -102,6 +102,8 @@ pub struct CronJob {
     pub last_schedule: Option<Timestamp>,
     /// When a run last ended well.
     pub last_success: Option<Timestamp>,
+    /// A digest of its Jobs' template, to see whether that changed.
+    pub template: u64,
 }
 
 impl CronJob {
@@ -113,6 +115,7 @@ impl CronJob {
             active: u32::try_from(active).unwrap_or(u32::MAX),
             last_schedule: time("lastScheduleTime"),
             last_success: time("lastSuccessfulTime"),
+            template: field::digest(field::at(object, &["spec", "jobTemplate"])),
         }
     }
 

@@ -124,7 +124,7 @@ impl Workload {
                 // A Deployment repeats its ReplicaSet's; the others say so in Events alone.
                 WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => None,
             },
-            template: digest(field::at(object, &["spec", "template"])),
+            template: field::digest(field::at(object, &["spec", "template"])),
         }
     }
 
@@ -187,14 +187,6 @@ fn refused(object: &Value) -> Option<Refused> {
     Some(Refused {
         since: field::time(refused, &["lastTransitionTime"])?,
         message: one_line(field::text(refused, &["message"])?, MAX_REFUSAL_BYTES).into(),
-    })
-}
-
-/// FNV-1a of the JSON: the same for as long as the API server sends the same, whatever release of ours reads it.
-pub(super) fn digest(value: Option<&Value>) -> u64 {
-    let text = value.map(Value::to_string).unwrap_or_default();
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 

@@ -171,17 +171,14 @@ impl Store {
             match cluster.owner(&namespace, &owner.kind, &owner.name) {
                 Child::Found(object) => {
                     let template = match &object.state {
-                        State::Workload(workload) => Some(format!("{:016x}", workload.template)),
-                        State::Pod(_)
-                        | State::Job(_)
-                        | State::CronJob(_)
-                        | State::Composite(_)
-                        | State::Judged(_) => None,
+                        State::Workload(workload) => Some(workload.template),
+                        State::CronJob(cron) => Some(cron.template),
+                        State::Pod(_) | State::Job(_) | State::Composite(_) | State::Judged(_) => None,
                     };
                     let now = OwnerNow {
                         api_version: object.api_version.to_string(),
                         uid: object.uid.to_string(),
-                        template,
+                        template: template.map(|digest| format!("{digest:016x}")),
                     };
                     observed.owners.insert((namespace, owner), now);
                 }
