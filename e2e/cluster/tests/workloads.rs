@@ -230,6 +230,9 @@ impl World {
     }
 
     fn a_pod_that_goes_is_no_failure(&self) {
+        // As many as the case before leaves, whatever became of it.
+        self.kubectl(&format!("scale deployment web --replicas={FEW}"));
+        self.until_healthy("web", FEW);
         let watched = self.watch("web");
         let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
         let deleted = name(&self.pods("web")[0]);
