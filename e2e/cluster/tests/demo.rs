@@ -323,7 +323,8 @@ fn offline(installation: &Installation) {
     }
     timed("agents of all pods, injected offline", || {
         until_agents(installation, "agents of all pods", |shown| {
-            shown.matches("connected").count() == APPS.len()
+            let of_shop = shown.lines().filter(|line| line.starts_with(&format!("{SHOP}.")));
+            of_shop.filter(|line| line.contains("connected")).count() == APPS.len()
         });
     });
     // Injected once more it is the same.
