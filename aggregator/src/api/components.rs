@@ -274,12 +274,22 @@ pub(super) async fn probes(
 fn key_of(component: &ComponentSummary) -> ComponentKey {
     ComponentKey {
         namespace: component.namespace.clone(),
-        group: component.api_version.rsplit_once('/').map_or_else(
-            || component.api_version.to_string(),
-            |(group, _)| group.to_owned(),
-        ),
+        group: group_of(&component.api_version).to_owned(),
         kind: component.kind.clone(),
         name: component.name.clone(),
+    }
+}
+
+/// The group of what stands as a component's `apiVersion`, which is the group alone where nobody wrote one. The core group has
+/// no name, and a version looks like none.
+fn group_of(api_version: &str) -> &str {
+    let is_version = api_version
+        .strip_prefix('v')
+        .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    match api_version.rsplit_once('/') {
+        Some((group, _)) => group,
+        None if is_version => "",
+        None => api_version,
     }
 }
 
@@ -301,4 +311,21 @@ fn listed(view: ComponentView) -> impl Iterator<Item = ListedProbe> {
             probe,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_core_group_has_no_name() {
+        let check = |api_version, expected| assert_eq!(group_of(api_version), expected, "{api_version}");
+        check("v1", "");
+        check("", "");
+        check("v2beta1", "");
+        check("apps/v1", "apps");
+        check("apps", "apps");
+        check("vault.example.org", "vault.example.org");
+        check("core.oam.dev/v1beta1", "core.oam.dev");
+    }
 }

@@ -13,7 +13,7 @@ mod support;
 use {
     crate::{
         installation::{
-            History, INJECT, Installation, RELEASE, fed, is_injected, is_true, printed, restricted,
+            History, INJECT, INSTALL, Installation, RELEASE, fed, is_injected, is_true, printed, restricted,
         },
         support::{Watched, program},
     },
@@ -170,13 +170,7 @@ fn what_the_documentation_shows_works_as_written() {
 }
 
 fn install(installation: &Installation) {
-    let install = [
-        "install",
-        "healthscope",
-        "charts/healthscope",
-        "--create-namespace",
-    ];
-    let notes = timed("helm install", || installation.helm(&install));
+    let notes = timed("helm install", || installation.helm(&INSTALL));
     assert!(notes.contains("kubectl label namespace"), "{notes}");
     timed("helm test", || installation.helm(&["test", "healthscope"]));
     timed("rollout of the aggregator", || {
@@ -185,6 +179,14 @@ fn install(installation: &Installation) {
             "rollout status deployment/healthscope-aggregator --timeout=120s",
         )
     });
+    // The canary takes a moment, and the namespace is not the shop's yet.
+    tell(&timed("healthscope check", || {
+        printed(&mut support::kubectl_command(
+            &installation.cluster,
+            "default",
+            "healthscope check --wait 2m",
+        ))
+    }));
 }
 
 fn inject(installation: &Installation) {
@@ -219,6 +221,11 @@ fn inject(installation: &Installation) {
         });
     });
     tell(&installation.kubectl(SHOP, "get healthscope"));
+    let checked = installation.kubectl(SHOP, "healthscope check --wait 1m");
+    for word in ["its pods have agents (4 of 4)", " 0 failures"] {
+        assert!(checked.contains(word), "{word:?} is not in\n{checked}");
+    }
+    tell(&checked);
     tell(&format!(
         "seen of the shop while its pods were replaced: {:#?}",
         seen.seen()
@@ -316,7 +323,8 @@ fn offline(installation: &Installation) {
     }
     timed("agents of all pods, injected offline", || {
         until_agents(installation, "agents of all pods", |shown| {
-            shown.matches("connected").count() == APPS.len()
+            let of_shop = shown.lines().filter(|line| line.starts_with(&format!("{SHOP}.")));
+            of_shop.filter(|line| line.contains("connected")).count() == APPS.len()
         });
     });
     // Injected once more it is the same.

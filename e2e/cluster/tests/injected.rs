@@ -565,7 +565,9 @@ impl World {
             .get(&format!("/api/v1/namespaces/{ONLINE}/events"))
             .unwrap();
         for event in events["items"].as_array().unwrap() {
-            let is_of_these = names.iter().any(|name| event["involvedObject"]["name"] == *name);
+            let object = &event["involvedObject"];
+            // A scope has the name of its pod, and Events of its own.
+            let is_of_these = object["kind"] == "Pod" && names.iter().any(|name| object["name"] == *name);
             assert!(!is_of_these || event["type"] == "Normal", "{event:#}");
         }
         for name in names {

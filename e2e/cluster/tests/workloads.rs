@@ -145,7 +145,7 @@ impl World {
 
     fn every_kind_is_healthy_with_agents(&self) {
         timed("every kind to be healthy from inside", || {
-            self.until_all_healthy()
+            self.until_all_healthy();
         });
         for app in ["web", "db", "log", "one"] {
             self.installation.until_passing(WORK, app);
@@ -197,7 +197,7 @@ impl World {
             self.kubectl("rollout status deployment/web --timeout=300s")
         });
         timed("20 agents after a rollout", || {
-            self.until_healthy("web", REPLICAS)
+            self.until_healthy("web", REPLICAS);
         });
         let ready = platform.of("web").into_iter();
         let least = ready
@@ -230,6 +230,9 @@ impl World {
     }
 
     fn a_pod_that_goes_is_no_failure(&self) {
+        // As many as the case before leaves, whatever became of it.
+        self.kubectl(&format!("scale deployment web --replicas={FEW}"));
+        self.until_healthy("web", FEW);
         let watched = self.watch("web");
         let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
         let deleted = name(&self.pods("web")[0]);
@@ -360,7 +363,11 @@ impl World {
             let _ = kill_process(pid, Signal::KILL);
         }
         cluster.start_again(Component::Containerd).unwrap();
-        cluster.start_again(Component::Kubelet).unwrap();
+        // It ends when containerd is not ready for it yet, and whoever looks after it starts it again.
+        self.installation.until("the kubelet to be back", || {
+            cluster.kill(Component::Kubelet)?;
+            cluster.start_again(Component::Kubelet).map(Some)
+        });
         timed("the aggregator after a restart of the node", || {
             self.installation.until("the aggregator to be ready", || {
                 let pods = self
@@ -374,7 +381,7 @@ impl World {
             });
         });
         timed("every kind to be healthy after a restart of the node", || {
-            self.until_all_healthy()
+            self.until_all_healthy();
         });
         tell(&format!(
             "seen during a restart of the node: {:#?}",
@@ -410,7 +417,7 @@ fn workloads_live_as_they_did_without_agents() {
         ("every kind", &|| world.every_kind_is_healthy_with_agents()),
         ("Jobs", &|| world.jobs_end()),
         ("a rollout of one pod", &|| {
-            world.a_rollout_of_one_pod_flips_nothing()
+            world.a_rollout_of_one_pod_flips_nothing();
         }),
         ("a rollout of 20 pods", &|| world.a_rollout_flips_nothing()),
         ("deletion and eviction", &|| world.a_pod_that_goes_is_no_failure()),

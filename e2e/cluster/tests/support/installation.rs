@@ -2,7 +2,8 @@
 //! its own values, the webhook answering. A test file takes it in with `#[path = "support/installation.rs"] mod installation;`,
 //! beside `support`.
 //!
-//! The images have the names that the chart gives them, so that nothing is set that a user would not set.
+//! The images have the names that the chart gives them, so that nothing is set that a user would not set, but for one thing:
+//! there is no registry, which the canary would ask.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(dead_code, reason = "each test file uses its part of it")]
@@ -41,6 +42,15 @@ const AGGREGATOR_IMAGE: &str = concat!(
     "ghcr.io/healthscope/healthscope-aggregator:",
     env!("CARGO_PKG_VERSION")
 );
+
+/// `helm install` as the documentation has it, where there is no registry.
+pub(crate) const INSTALL: [&str; 5] = [
+    "install",
+    "healthscope",
+    "charts/healthscope",
+    "--create-namespace",
+    "--set=canary.imagePullPolicy=IfNotPresent",
+];
 
 const AGENT_DOCKERFILE: &str = include_str!("../../../../Dockerfile.agent");
 const AGGREGATOR_DOCKERFILE: &str = include_str!("../../../../Dockerfile.aggregator");
@@ -114,19 +124,8 @@ impl Installation {
     /// `helm install` with more arguments, such as `--set=replicas=1`; waits until pods get agents.
     #[track_caller]
     pub(crate) fn install(&self, more: &[&str]) -> String {
-        let words = [
-            "install",
-            "healthscope",
-            "charts/healthscope",
-            "--create-namespace",
-            "--wait",
-            "--timeout=3m",
-            // There is no registry that the canary could ask.
-            "--set=canary.imagePullPolicy=IfNotPresent",
-        ];
-        let notes = timed("helm install --wait", || {
-            self.helm(&[words.as_slice(), more].concat())
-        });
+        let words = [INSTALL.as_slice(), &["--wait", "--timeout=3m"], more].concat();
+        let notes = timed("helm install --wait", || self.helm(&words));
         timed("the webhook to answer", || self.until_injecting());
         notes
     }
