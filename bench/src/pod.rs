@@ -11,7 +11,7 @@ mod start;
 
 use {
     self::node::Node,
-    crate::report::{Table, say},
+    crate::report::Table,
     anyhow::Result,
     clap::{Args, ValueEnum},
 };
@@ -110,7 +110,6 @@ impl Goals {
     }
 
     fn print(self) {
-        say("");
         self.table.print();
     }
 }
