@@ -26,6 +26,7 @@ struct World {
 }
 
 impl World {
+    #[allow(clippy::disallowed_methods, reason = "a test starts its own clock somewhere")]
     fn new() -> Self {
         Self {
             breaker: Breaker::default(),
