@@ -494,8 +494,9 @@ async fn aggregators_that_point_at_each_other_are_asked_slowly() {
     let burst = 1 + MAX_REDIRECTS as usize;
     assert_eq!(attempts[burst - 1], attempts[0]);
     assert!(attempts[burst] > attempts[0]);
+    // Twenty bursts are usual. Pauses are drawn at random, and unlucky draws make them grow late.
     assert!(
-        attempts.len() < burst * 40,
+        attempts.len() < burst * 100,
         "{} attempts in a minute",
         attempts.len()
     );
