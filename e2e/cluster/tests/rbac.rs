@@ -974,6 +974,11 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
     assert_eq!(owner.get("/api/v1/scopes", None).unwrap().0, 401);
 
     // Where an agent keeps a pod from starting, less is injected, and another canary is to show when that may end.
+    let canary = || -> anyhow::Result<Value> {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/healthscope-canary-0");
+        Ok(cluster.get(&path)?["metadata"]["uid"].clone())
+    };
+    let first_canary = installed.until("the first canary", || canary().map(Some));
     cluster.apply(STUCK).unwrap();
     let stuck = [
         "patch",
@@ -993,8 +998,7 @@ fn the_aggregator_uses_all_of_its_rights_and_asks_for_no_more() {
         Ok(record.contains("ImagePull").then_some(()))
     });
     installed.until("the canary to be made anew", || {
-        let canary = format!("/api/v1/namespaces/{NAMESPACE}/pods/healthscope-canary-0");
-        Ok(cluster.get(&canary).is_err().then_some(()))
+        Ok((canary()? != first_canary).then_some(()))
     });
     cluster
         .kubectl(["delete", "pod", "stuck-0", "-n", "shop", "--wait=false"])
