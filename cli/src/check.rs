@@ -25,6 +25,7 @@ use {
     },
     ask::{Asker, Interest},
     facts::Facts,
+    healthscope_crd::key,
     healthscope_shared::name::{Name, Namespace},
     report::{Report, Section},
     serde_json::Value,
@@ -44,6 +45,18 @@ pub(crate) fn left_out(pods: &[Value]) -> BTreeSet<((String, String), String)> {
         said.collect::<Vec<_>>()
     };
     pods.iter().flat_map(of_pod).collect()
+}
+
+/// Why pods without an agent have none, by their owners, as Events say.
+pub(crate) fn without_agent(pods: &[Value], skips: &[Value]) -> BTreeSet<((String, String), String)> {
+    let of_pod = |pod: &Value| {
+        if !pod["metadata"]["annotations"][key::INJECTED].is_null() {
+            return None;
+        }
+        let why = pods::told(pod, skips)?;
+        Some((facts::owner(pod)?, why))
+    };
+    pods.iter().filter_map(of_pod).collect()
 }
 
 /// Looks at the installation in the cluster of the kubeconfig.

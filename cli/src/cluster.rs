@@ -8,7 +8,7 @@ use {
     healthscope_crd::HealthScope,
     healthscope_service::tls,
     healthscope_shared::name::{Name, Namespace, ScopeKey},
-    k8s_openapi::api::core::v1::Pod,
+    k8s_openapi::api::core::v1::{Event, Pod},
     kube::{
         Api, Client, Config,
         api::{ApiResource, DynamicObject, ListParams},
@@ -80,6 +80,19 @@ impl Cluster {
             .map_err(|error| error.about("list", "pods", namespace))?;
         let object = |metadata| json!({"metadata": metadata});
         Ok(pods.items.into_iter().map(|pod| object(pod.metadata)).collect())
+    }
+
+    /// The Events of a namespace about pods that were made without an agent, the first page of them.
+    pub(crate) async fn injection_skips(&self, namespace: &Namespace) -> Result<Vec<Value>, ClusterError> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace.as_str());
+        let parameters = ListParams::default()
+            .fields("reason=InjectionSkipped")
+            .limit(PAGE);
+        let events = self
+            .answer(api.list(&parameters))
+            .await
+            .map_err(|error| error.about("list", "events", namespace))?;
+        Ok(events.items.iter().map(|event| json!(event)).collect())
     }
 
     /// For people: `https://10.0.0.1:6443`.

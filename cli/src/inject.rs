@@ -1,5 +1,6 @@
-//! `healthscope inject`: manifests in, the same with agents out. Asks nobody.
+//! `healthscope inject`: manifests in, the same with agents out.
 //!
+//! Asks nobody but, when no certificates are given, the cluster of the kubeconfig for those of its aggregator.
 //! What is decided is decided by [`healthscope_core::inject`], as in the cluster's webhook. A document that is not
 //! changed is printed as it was written, from its first field to its last.
 
@@ -7,27 +8,33 @@ mod ordered;
 
 use {
     crate::{
-        args::InjectArgs,
+        args::{Global, InjectArgs, KubernetesArgs},
         check::files::{lines, read, say},
+        cluster::Cluster,
         failure::{Answer, Failure},
         terminal::{Style, Terminal, visible},
     },
     healthscope_agent::uplink::endpoint::Endpoint,
     healthscope_core::inject::{self, Injection, Options, Resources, Stance, Surroundings},
     healthscope_crd::key,
-    healthscope_shared::document::{self, Document, Source},
+    healthscope_shared::{
+        document::{self, Document, Source},
+        one_line,
+    },
     ordered::Ordered,
     serde_json::Value,
     similar::TextDiff,
     std::{collections::BTreeMap, path::Path},
 };
 
+/// Longest reason why a cluster did not say whom to trust.
+const MAX_CAUSE_BYTES: usize = 300;
 /// Lists in lists that are looked into; nobody writes even two.
 const MAX_LISTS: usize = 8;
 
 /// Injects into files and prints the result.
-pub(crate) fn run(args: &InjectArgs, ca: Option<&Path>, terminal: Terminal) -> Result<Answer, Failure> {
-    let (options, hints) = options(args, ca)?;
+pub(crate) async fn run(args: &InjectArgs, global: &Global, terminal: Terminal) -> Result<Answer, Failure> {
+    let (options, hints) = options(args, global).await?;
     let sources = match read(&args.file) {
         Ok(sources) => sources,
         Err(problems) => {
@@ -59,7 +66,7 @@ pub(crate) fn run(args: &InjectArgs, ca: Option<&Path>, terminal: Terminal) -> R
     Ok(Answer::Yes)
 }
 
-fn options(args: &InjectArgs, ca: Option<&Path>) -> Result<(Options, Vec<String>), Failure> {
+async fn options(args: &InjectArgs, global: &Global) -> Result<(Options, Vec<String>), Failure> {
     let InjectArgs {
         file: _,
         diff: _,
@@ -80,14 +87,18 @@ fn options(args: &InjectArgs, ca: Option<&Path>) -> Result<(Options, Vec<String>
         return Err(Failure::usage("--image is empty"));
     }
     let mut hints = Vec::new();
-    let ca_pem = match ca {
-        None => {
-            hints.push(
-                "warning: no --ca: the agents will trust the aggregator only if their image does".to_owned(),
-            );
-            None
-        }
+    let ca_pem = match &global.server.ca {
         Some(path) => Some(certificates(path)?),
+        None => match published(&global.kubernetes).await {
+            Ok(pem) => Some(pem),
+            Err(cause) => {
+                hints.push(format!(
+                    "warning: no --ca, and the cluster says nothing of it ({cause}): the agents will trust the aggregator \
+                     only if their image does"
+                ));
+                None
+            }
+        },
     };
     let options = Options {
         image: image.clone(),
@@ -102,6 +113,13 @@ fn options(args: &InjectArgs, ca: Option<&Path>) -> Result<(Options, Vec<String>
         stance: Stance::Full,
     };
     Ok((options, hints))
+}
+
+/// The certificates that the aggregator of the kubeconfig's cluster publishes; otherwise why there are none.
+async fn published(args: &KubernetesArgs) -> Result<String, String> {
+    let words = |error: &dyn std::fmt::Display| one_line(&error.to_string(), MAX_CAUSE_BYTES);
+    let cluster = Cluster::connect(args).await.map_err(|error| words(&error))?;
+    cluster.trusted().await.map_err(|error| words(&error))
 }
 
 /// The certificates of a file, which the agent could use.

@@ -54,7 +54,6 @@ fn run(args: Args, backend: Backend) -> Result<Answer, Failure> {
         Command::Completion(args) => completion::run(&args, terminal),
         Command::Docs(args) => docs::run(&args, terminal),
         Command::Check(args) if !args.paths.is_empty() => check::files::run(&args, terminal),
-        Command::Inject(args) => inject::run(&args, global.server.ca.as_deref(), terminal),
         Command::Up(args) => up::run(&args, terminal),
         command => runtime()?.block_on(run_async(Args { global, command }, backend, terminal)),
     }
@@ -95,6 +94,7 @@ async fn run_async(args: Args, backend: Backend, terminal: Terminal) -> Result<A
             probe::run_there(&args, &namespace, &source.aggregator().await?, terminal).await
         }
         Command::Check(args) => check::run(&args, &global, terminal).await,
+        Command::Inject(args) => inject::run(&args, &global, terminal).await,
         Command::Version(args) => {
             let source = if args.client {
                 None
@@ -104,7 +104,6 @@ async fn run_async(args: Args, backend: Backend, terminal: Terminal) -> Result<A
             version::run(&args, source.as_ref(), terminal).await
         }
         Command::Up(_)
-        | Command::Inject(_)
         | Command::Explain(_)
         | Command::Completion(_)
         | Command::Docs(_) => {

@@ -44,8 +44,10 @@ pub(crate) async fn run(
     let (mut scope, source) = look(&key, source).await?;
     if let Source::Cluster(cluster) = pods {
         // Who may not list pods is told what the scope says, and that is what was asked for.
-        let pods = cluster.pods_metadata(namespace).await.unwrap_or_default();
+        let (pods, skips) = tokio::join!(cluster.pods_metadata(namespace), cluster.injection_skips(namespace));
+        let (pods, skips) = (pods.unwrap_or_default(), skips.unwrap_or_default());
         scope.notes.extend(left_out(&scope, &pods));
+        scope.notes.extend(without_agent(&scope, &pods, &skips));
     }
     let text = match output {
         Some(ObjectOutput::Json) => object::json(&scope),
@@ -59,15 +61,27 @@ pub(crate) async fn run(
     Ok(Answer::from(scope.health.is_available()))
 }
 
+/// Whether a component of the scope has this kind and name.
+fn is_member(scope: &ScopeView, (kind, name): &(String, String)) -> bool {
+    let mut members = scope.components.iter().map(|member| &member.component);
+    members.any(|component| component.kind.as_str() == kind && component.name.as_str() == name)
+}
+
+/// Why pods of a scope's components have no agent, a sentence each.
+fn without_agent(scope: &ScopeView, pods: &[Value], skips: &[Value]) -> Vec<String> {
+    let all = check::without_agent(pods, skips)
+        .into_iter()
+        .filter(|(owner, _)| is_member(scope, owner));
+    all.take(MAX_LEFT_OUT)
+        .map(|((kind, name), why)| format!("{kind}/{name} has pods without an agent: {why}"))
+        .collect()
+}
+
 /// Checks that injection left out of the pods of a scope's components, a sentence each.
 fn left_out(scope: &ScopeView, pods: &[Value]) -> Vec<String> {
-    let is_member = |(kind, name): &(String, String)| {
-        let mut members = scope.components.iter().map(|member| &member.component);
-        members.any(|component| component.kind.as_str() == kind && component.name.as_str() == name)
-    };
     let all = check::left_out(pods)
         .into_iter()
-        .filter(|(owner, _)| is_member(owner));
+        .filter(|(owner, _)| is_member(scope, owner));
     let mut notes: Vec<String> = all
         .map(|((kind, name), note)| format!("{kind}/{name} is not checked in all that it asks for: {note}"))
         .collect();
@@ -144,6 +158,35 @@ async fn nested(scope: &ScopeView, source: &Source) -> Result<Scopes, SourceErro
 #[cfg(test)]
 mod tests {
     use {super::*, crate::golden, serde_json::json};
+
+    #[test]
+    fn pods_without_an_agent_are_explained_by_the_newest_event_about_their_controller() {
+        let mut scope: ScopeView = golden::recorded("scope-payments.json");
+        let mut ledger = scope.components[0].component.as_ref().clone();
+        ledger.kind = "Deployment".parse().unwrap();
+        ledger.name = Name::new("ledger").unwrap();
+        scope.components[0].component = std::sync::Arc::new(ledger);
+        let pod = |owner: &str, annotations: Value| {
+            json!({"metadata": {
+                "name": "a", "labels": {"pod-template-hash": "7"}, "annotations": annotations,
+                "ownerReferences": [{"controller": true, "kind": "ReplicaSet", "name": format!("{owner}-7"), "uid": owner}],
+            }})
+        };
+        let event = |owner: &str, time: &str, message: &str| {
+            json!({"involvedObject": {"uid": owner}, "lastTimestamp": time, "message": message})
+        };
+        let skips = [
+            event("ledger", "2026-01-01T00:00:00Z", "LimitRange: no room"),
+            event("ledger", "2026-01-02T00:00:00Z", "HostNetwork: its node's"),
+            event("other", "2026-01-02T00:00:00Z", "HostPid: its node's"),
+        ];
+        let pods = [pod("ledger", Value::Null), pod("other", Value::Null)];
+        let said = "Deployment/ledger has pods without an agent: HostNetwork: its node's";
+        assert_eq!(without_agent(&scope, &pods, &skips), [said]);
+        let injected = json!({"healthscope.core.oam.dev/injected": "{}"});
+        assert!(without_agent(&scope, &[pod("ledger", injected)], &skips).is_empty());
+        assert!(without_agent(&scope, &[pod("silent", Value::Null)], &skips).is_empty());
+    }
 
     #[test]
     fn what_injection_left_out_of_a_component_s_pods_is_noted() {

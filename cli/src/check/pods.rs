@@ -224,21 +224,8 @@ fn why_without(facts: &Facts, place: &Place, pod: &Value) -> Without {
             "injection was stopped because it did harm (see the breaker above)".to_owned(),
         );
     }
-    let told = array(&pod["metadata"]["ownerReferences"])
-        .iter()
-        .find_map(|controller| {
-            let is_about = |event: &&Value| event["involvedObject"]["uid"] == controller["uid"];
-            place.skips.items().iter().filter(is_about).max_by_key(|event| {
-                time(&event["lastTimestamp"])
-                    .or(time(&event["eventTime"]))
-                    .or(time(&event["metadata"]["creationTimestamp"]))
-            })
-        });
-    if let Some(event) = told {
-        return without(
-            "InjectionSkipped",
-            one_line(text(&event["message"]), MAX_MESSAGE_BYTES),
-        );
+    if let Some(why) = told(pod, place.skips.items()) {
+        return without("InjectionSkipped", why);
     }
     let made = time(&pod["metadata"]["creationTimestamp"]);
     let since = place.namespace.found().and_then(labelled_at);
@@ -252,6 +239,21 @@ fn why_without(facts: &Facts, place: &Place, pod: &Value) -> Without {
             "the webhook was not there when it was made, or the label is younger than the pod".to_owned(),
         ),
     }
+}
+
+/// What the newest Event about a pod's controller says of why it has no agent.
+pub(super) fn told(pod: &Value, skips: &[Value]) -> Option<String> {
+    let event = array(&pod["metadata"]["ownerReferences"])
+        .iter()
+        .find_map(|controller| {
+            let is_about = |event: &&Value| event["involvedObject"]["uid"] == controller["uid"];
+            skips.iter().filter(is_about).max_by_key(|event| {
+                time(&event["lastTimestamp"])
+                    .or(time(&event["eventTime"]))
+                    .or(time(&event["metadata"]["creationTimestamp"]))
+            })
+        })?;
+    Some(one_line(text(&event["message"]), MAX_MESSAGE_BYTES))
 }
 
 /// Pods that have no agent, by the reason.

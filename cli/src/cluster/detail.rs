@@ -74,14 +74,14 @@ pub(crate) enum DetailError {
     /// Nothing to verify the aggregator with.
     #[error(
         "the ConfigMap {AUTHORITY_CONFIG_MAP} in the namespace {0} with the aggregator's authority ({AUTHORITY_KEY}) \
-         cannot be used, and your token is not sent to somebody who cannot be verified: {1}"
+         cannot be used, and nothing is sent to somebody who cannot be verified: {1}"
     )]
     NoAuthority(String, String),
     /// This machine has no port left, or the client cannot be made.
     #[error("{0}")]
     Local(String),
     /// It takes too long.
-    #[error("the tunnel to it was not open within {} seconds", OPEN_TIME.as_secs())]
+    #[error("there was no answer within {} seconds", OPEN_TIME.as_secs())]
     TooSlow,
 }
 
@@ -93,10 +93,22 @@ impl Cluster {
             .map_err(|_| DetailError::TooSlow)?
     }
 
+    /// The certificates of the authorities that sign for the aggregator, PEM.
+    pub(crate) async fn trusted(&self) -> Result<String, DetailError> {
+        let namespace = self.home()?;
+        tokio::time::timeout(OPEN_TIME, self.authorities(&namespace))
+            .await
+            .map_err(|_| DetailError::TooSlow)?
+    }
+
+    /// The aggregator's namespace.
+    fn home(&self) -> Result<Namespace, DetailError> {
+        Namespace::new(&self.args.aggregator_namespace).map_err(|error| DetailError::Local(error.to_string()))
+    }
+
     async fn open(&self) -> Result<Client, DetailError> {
         let token = self.token().await?;
-        let namespace = Namespace::new(&self.args.aggregator_namespace)
-            .map_err(|error| DetailError::Local(error.to_string()))?;
+        let namespace = self.home()?;
         let authorities = self.authorities(&namespace).await?;
         let tunnel = Tunnel {
             cluster: self.clone(),

@@ -18,6 +18,7 @@ fn inject(input: &str, arguments: &[&str]) -> Answer {
     let mut child = healthscope()
         .args(["inject", "-f", "-"])
         .args(arguments)
+        .env("KUBECONFIG", "/nowhere/kubeconfig")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -205,13 +205,14 @@ fn what_pods_and_objects_say_is_text_in_status_events_terminals_and_metrics() {
     ];
     WORLD.scope("hostile", "all", &json!({"workloadRefs": refs}));
     let aggregator = WORLD.aggregator("hostile");
+    // From then on it serves; until then it sends agents away.
+    aggregator.until_health("hostile", "all", "Healthy");
     let runtime = Runtime::new().unwrap();
     let mut agent = runtime.block_on(async {
         let mut agent = Agent::join(&aggregator, &token, FIRST).await;
         agent.edges([true], "", "").await;
         agent
     });
-    aggregator.until_health("hostile", "all", "Healthy");
     runtime.block_on(agent.edges([false], &ATTACK.repeat(200), &ATTACK.repeat(200)));
     aggregator.until_component("hostile", "all", "web-0", "Unhealthy", &["<script>"]);
     WORLD.set_ready("hostile", "db", false);
@@ -278,13 +279,13 @@ fn a_pod_that_floods_costs_the_api_server_no_more_than_one_that_does_not() {
     WORLD.scope("flood", "noisy", &refs("flooder-0"));
     WORLD.scope("flood", "calm", &refs("quiet-0"));
     let aggregator = WORLD.aggregator("flood");
+    aggregator.until_health("flood", "calm", "Healthy");
     let runtime = Runtime::new().unwrap();
     let mut calm = runtime.block_on(async {
         let mut agent = Agent::join(&aggregator, &quiet, FIRST).await;
         agent.edges([true], "", "").await;
         agent
     });
-    aggregator.until_health("flood", "calm", "Healthy");
 
     let begun = Instant::now();
     let mut noisy = runtime.block_on(Agent::join(&aggregator, &flooder, FIRST));

@@ -281,22 +281,14 @@ fn offline(installation: &Installation) {
     let original: String = shop().iter().map(|object| format!("---\n{object}\n")).collect();
     let file = folder.path().join("deploy.yaml");
     fs::write(&file, &original).unwrap();
-    let authority = installation.kubectl(
-        RELEASE,
-        r"get configmap healthscope-ca -o jsonpath={.data.ca\.crt}",
-    );
-    let ca = folder.path().join("ca.crt");
-    fs::write(&ca, authority).unwrap();
-
     let inject = |more: &[&str]| {
         let mut command = Command::new(program("healthscope"));
         command
             .arg("inject")
             .arg("-f")
             .arg(&file)
-            .arg("--ca")
-            .arg(&ca)
-            .args(more);
+            .args(more)
+            .env("KUBECONFIG", installation.cluster.kubeconfig());
         printed(&mut command)
     };
     let difference = inject(&["--diff"]);
