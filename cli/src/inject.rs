@@ -34,7 +34,9 @@ const MAX_LISTS: usize = 8;
 
 /// Injects into files and prints the result.
 pub(crate) async fn run(args: &InjectArgs, global: &Global, terminal: Terminal) -> Result<Answer, Failure> {
-    let (options, hints) = options(args, global).await?;
+    let mut options = options(args)?;
+    let (ca_pem, hints) = trusted(global).await?;
+    options.ca_pem = ca_pem;
     let sources = match read(&args.file) {
         Ok(sources) => sources,
         Err(problems) => {
@@ -66,7 +68,7 @@ pub(crate) async fn run(args: &InjectArgs, global: &Global, terminal: Terminal) 
     Ok(Answer::Yes)
 }
 
-async fn options(args: &InjectArgs, global: &Global) -> Result<(Options, Vec<String>), Failure> {
+fn options(args: &InjectArgs) -> Result<Options, Failure> {
     let InjectArgs {
         file: _,
         diff: _,
@@ -86,33 +88,35 @@ async fn options(args: &InjectArgs, global: &Global) -> Result<(Options, Vec<Str
     if image.trim().is_empty() {
         return Err(Failure::usage("--image is empty"));
     }
-    let mut hints = Vec::new();
-    let ca_pem = match &global.server.ca {
-        Some(path) => Some(certificates(path)?),
-        None => match published(&global.kubernetes).await {
-            Ok(pem) => Some(pem),
-            Err(cause) => {
-                hints.push(format!(
-                    "warning: no --ca, and the cluster says nothing of it ({cause}): the agents will trust the aggregator \
-                     only if their image does"
-                ));
-                None
-            }
-        },
-    };
-    let options = Options {
+    Ok(Options {
         image: image.clone(),
         aggregator: aggregator.clone(),
         server_name: server_name.clone(),
-        ca_pem,
+        ca_pem: None,
         audience: inject::AUDIENCE.to_owned(),
         resources: Resources::default(),
         post_start: *post_start,
         kubernetes: None,
         admitted: false,
         stance: Stance::Full,
-    };
-    Ok((options, hints))
+    })
+}
+
+/// The certificates that agents are to trust; without them a hint.
+async fn trusted(global: &Global) -> Result<(Option<String>, Vec<String>), Failure> {
+    if let Some(path) = &global.server.ca {
+        return Ok((Some(certificates(path)?), Vec::new()));
+    }
+    match published(&global.kubernetes).await {
+        Ok(pem) => Ok((Some(pem), Vec::new())),
+        Err(cause) => {
+            let hint = format!(
+                "warning: no --ca, and the cluster says nothing of it ({cause}): the agents will trust the aggregator only if \
+                 their image does"
+            );
+            Ok((None, vec![hint]))
+        }
+    }
 }
 
 /// The certificates that the aggregator of the kubeconfig's cluster publishes; otherwise why there are none.
@@ -361,8 +365,7 @@ spec: {template: {spec: {containers: [{name: a, readinessProbe: {tcpSocket: {por
             image: "ghcr.io/healthscope/healthscope-agent:1.2.3".to_owned(),
             post_start: false,
         };
-        let (mut options, hints) = options(&args, None).unwrap();
-        assert_eq!(hints.len(), 1);
+        let mut options = options(&args).unwrap();
         options.ca_pem = Some("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".to_owned());
         options
     }
@@ -438,7 +441,7 @@ spec: {template: {spec: {containers: [{name: a, readinessProbe: {tcpSocket: {por
                 image: image.to_owned(),
                 post_start: false,
             };
-            match options(&args, None) {
+            match options(&args) {
                 Err(Failure::Usage(message)) => message,
                 other => panic!("{other:?}"),
             }

@@ -103,10 +103,7 @@ async fn run_async(args: Args, backend: Backend, terminal: Terminal) -> Result<A
             };
             version::run(&args, source.as_ref(), terminal).await
         }
-        Command::Up(_)
-        | Command::Explain(_)
-        | Command::Completion(_)
-        | Command::Docs(_) => {
+        Command::Up(_) | Command::Explain(_) | Command::Completion(_) | Command::Docs(_) => {
             unreachable!("these commands have run without asking anybody")
         }
     }

@@ -44,7 +44,10 @@ pub(crate) async fn run(
     let (mut scope, source) = look(&key, source).await?;
     if let Source::Cluster(cluster) = pods {
         // Who may not list pods is told what the scope says, and that is what was asked for.
-        let (pods, skips) = tokio::join!(cluster.pods_metadata(namespace), cluster.injection_skips(namespace));
+        let (pods, skips) = tokio::join!(
+            cluster.pods_metadata(namespace),
+            cluster.injection_skips(namespace)
+        );
         let (pods, skips) = (pods.unwrap_or_default(), skips.unwrap_or_default());
         scope.notes.extend(left_out(&scope, &pods));
         scope.notes.extend(without_agent(&scope, &pods, &skips));
@@ -172,9 +175,7 @@ mod tests {
                 "ownerReferences": [{"controller": true, "kind": "ReplicaSet", "name": format!("{owner}-7"), "uid": owner}],
             }})
         };
-        let event = |owner: &str, time: &str, message: &str| {
-            json!({"involvedObject": {"uid": owner}, "lastTimestamp": time, "message": message})
-        };
+        let event = |owner: &str, time: &str, message: &str| json!({"involvedObject": {"uid": owner}, "lastTimestamp": time, "message": message});
         let skips = [
             event("ledger", "2026-01-01T00:00:00Z", "LimitRange: no room"),
             event("ledger", "2026-01-02T00:00:00Z", "HostNetwork: its node's"),
