@@ -256,7 +256,7 @@ fn trip(namespace: &str) -> Value {
     let record = json!({"trips": [{
         "level": "Owner", "namespace": namespace, "owner": {"kind": "Deployment", "name": "web"}, "reduction": "Off",
         "cause": "ImagePull", "message": "ImagePullBackOff: manifest unknown", "image": IMAGE,
-        "since": "2026-01-02T04:50:00Z", "pods": ["web-1"],
+        "since": jiff::Timestamp::now().to_string(), "pods": ["web-1"],
     }]});
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "healthscope-breaker", "namespace": HOME},
