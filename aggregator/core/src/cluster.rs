@@ -65,6 +65,8 @@ struct Entry {
     has_spoken: bool,
     /// Whether its agent has ever found it healthy.
     has_been_well: bool,
+    /// Whether the kubelet has ever found it ready, as far as we saw.
+    has_been_ready: bool,
     /// Whether it was seen to begin to run, and not found running.
     came_lately: bool,
 }
@@ -477,13 +479,13 @@ impl Cluster {
     }
 
     /// The pods of a component whose agents need not count yet: the kubelet has not found them ready, or they were seen to
-    /// begin less than [`AGENT_GRACE`] ago, and were not healthy yet.
+    /// begin less than [`AGENT_GRACE`] ago, and were not healthy yet. One that was ready and is not any more counts: the
+    /// workload above it hears of that a moment later, and until then its agent alone knows better.
     pub(crate) fn newcomers(&self, key: &ComponentKey, now: Instant) -> BTreeSet<InstanceName> {
         let pods = self.pod_positions(key).into_iter().map(|at| self.entry(at));
         let new = pods.filter(|entry| {
-            let is_unready = entry.object.pod().is_some_and(|pod| !pod.ready);
             let is_young = entry.came_lately && entry.agent_due.is_some_and(|due| due > now);
-            is_unready || is_young && !entry.has_been_well
+            !entry.has_been_ready || is_young && !entry.has_been_well
         });
         new.filter_map(|entry| InstanceName::new(entry.object.key.name.as_str()).ok())
             .collect()
@@ -599,6 +601,7 @@ impl Cluster {
                     agent_due: None,
                     has_spoken: false,
                     has_been_well: false,
+                    has_been_ready: false,
                     came_lately: false,
                 };
                 let at = match self.free.pop() {
@@ -623,6 +626,7 @@ impl Cluster {
             self.suffering.remove(&at);
         }
         let entry = self.entry_mut(at);
+        entry.has_been_ready |= entry.object.pod().is_some_and(|pod| pod.ready);
         match (expects_agent, entry.agent_due) {
             (true, None) => {
                 let due = now + AGENT_GRACE;

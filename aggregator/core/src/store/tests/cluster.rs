@@ -605,6 +605,26 @@ fn a_pod_that_has_just_come_counts_once_it_was_healthy_or_after_half_a_minute() 
 }
 
 #[test]
+fn a_fault_stays_one_while_the_kubelet_hears_of_it_before_the_workload_does() {
+    let mut world = World::cluster(&web());
+    world.configure(&[("shop", BY_LABEL)], &[]);
+    let (mut agent, _) = world.pod_agent("web-1-a", "uid-web-1-a");
+    world.announce(&agent, "x/y: readiness");
+    world.states(&mut agent, "0P");
+    world.wait(120);
+    world.report(&mut agent, "0F");
+    assert_eq!(world.members("shop"), ["web: Unhealthy ReadinessFailed"]);
+    world.told.clear();
+    let [_, _, mut pod] = web();
+    pod["status"]["conditions"][0]["status"] = json!("False");
+    world.applied(&pod);
+    assert_eq!(world.members("shop"), ["web: Unhealthy ReadinessFailed"]);
+    world.applied(&workload("Deployment", "web", json!({"app": "shop"}), 1, 0));
+    assert_eq!(world.members("shop"), ["web: Unhealthy ReadinessFailed"]);
+    world.expect(&[]);
+}
+
+#[test]
 fn a_check_that_fails_in_a_pod_that_is_not_ready_is_told_when_the_platform_complains() {
     let mut world = World::cluster(&[]);
     world.configure(&[("shop", BY_LABEL)], &[]);
