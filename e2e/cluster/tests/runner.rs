@@ -288,9 +288,16 @@ fn commands_run_inside_the_containers_and_the_pod_never_notices() {
         cluster: &cluster,
         aggregator: &aggregator,
     };
+    // For a while after its start a pod is what Kubernetes says of it, with runners or without.
     timed("both runners to be up", || {
-        aggregator.until_health(NAMESPACE, "shop", "Healthy")
+        aggregator.until("both runners", || {
+            let lines = ["healthscope-runner serve -c 2 cat", "healthscope-runner serve -c 2 /healthscope"];
+            let found = lines.map(|line| world.processes(line).len());
+            ensure!(found == [1, 1], "{found:?}");
+            Ok(Some(()))
+        })
     });
+    aggregator.until_health(NAMESPACE, "shop", "Healthy");
     let ready_since = world.ready_since();
     world.memory("supervisor", world.one("/healthscope-runner supervise"));
     world.memory("agent", world.one("/healthscope-agent"));
