@@ -27,9 +27,6 @@ use {
 
 /// An agent that restarts has this long to find out again what its former run knew, before that is forgotten.
 pub const RESTART_HOLD: Duration = Duration::from_secs(10);
-/// So long after an agent's first announcement a command check whose runner is not up yet holds nothing back: two periods
-/// of the carrier (10 s, `inject/command.rs`), of which the first is the kubelet's wait before its first probe.
-const RUNNER_PATIENCE: Duration = Duration::from_secs(20);
 /// What nobody expects is forgotten after having been lost for so long.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60 * 60);
 
@@ -123,8 +120,6 @@ pub(crate) struct Probe {
     pub(crate) error: bool,
     /// The state was found by a former run of the agent, or under a former id.
     stale: bool,
-    /// Its container has just started, and the runner in it not yet: it does not count.
-    awaits_runner: bool,
 }
 
 /// What was announced of a probe; the same for all copies of a component.
@@ -215,10 +210,6 @@ pub(crate) struct Agent {
     hold_until: Option<Instant>,
     /// What the present run says of probes whose stale state is believed.
     held: BTreeMap<ProbeId, Held>,
-    /// Until then a runner that is not up yet holds no instance back.
-    runners_until: Option<Instant>,
-    /// Whether a probe waits for a runner within that time.
-    awaits_runner: bool,
     /// Its entry among the deadlines.
     armed: Option<Instant>,
 }
@@ -264,19 +255,11 @@ impl Agent {
         match self.gone {
             Some(Gone::Lost) => Shown::Lost,
             Some(Gone::Stopped) => Shown::Stopped,
-            None => {
-                let probes = self.probes_of(instance);
-                // With nothing else to go by, nothing is known until the runner is up.
-                let is_lenient = self.awaits_runner && probes.iter().any(|probe| !probe.awaits_runner);
-                Shown::Probes(rollup::instance(probes.iter().map(|probe| {
-                    let state = if is_lenient && probe.awaits_runner {
-                        ProbeState::Passing
-                    } else {
-                        probe.state
-                    };
-                    (probe.shape.kind, state)
-                })))
-            }
+            None => Shown::Probes(rollup::instance(
+                self.probes_of(instance)
+                    .iter()
+                    .map(|probe| (probe.shape.kind, probe.state)),
+            )),
         }
     }
 
@@ -292,8 +275,10 @@ impl Agent {
                 Some((self.heard.min(self.changed) + patience.silent).max(started + patience.start))
             }
         };
-        let runners = self.runners_until.filter(|_| self.awaits_runner);
-        [presence, self.hold_until, runners].into_iter().flatten().min()
+        match (presence, self.hold_until) {
+            (Some(presence), Some(hold)) => Some(presence.min(hold)),
+            (presence, hold) => presence.or(hold),
+        }
     }
 }
 
@@ -477,8 +462,6 @@ impl Fleet {
                     hello: seq,
                     hold_until: None,
                     held: BTreeMap::new(),
-                    runners_until: None,
-                    awaits_runner: false,
                     armed: None,
                 }))
             }
@@ -646,9 +629,6 @@ impl Fleet {
         });
         agent.probes = probes.into_boxed_slice();
         agent.instances = instances.into_boxed_slice();
-        if !agent.announced {
-            agent.runners_until = Some(now.instant + RUNNER_PATIENCE);
-        }
         agent.announced = true;
         agent.heard = now.instant;
         if any_stale {
@@ -699,18 +679,10 @@ impl Fleet {
         let from = probe.state;
         let state = record.state;
         let flapped = i32::from(record.flapping) - i32::from(probe.flapping);
-        // A gap that is older than the announcement is one that was told before.
-        let waits = state == ProbeState::Pending
-            && record.reason == Reason::RUNNER_MISSING
-            && Duration::from_millis(record.age_ms) < RUNNER_PATIENCE
-            && agent.runners_until.is_some_and(|until| now.instant < until);
         probe.set(record, since);
-        probe.awaits_runner = waits;
         let instance_position = probe.instance;
-        let begins_to_wait = waits && !agent.awaits_runner;
-        agent.awaits_runner |= waits;
         let before = agent.instances[instance_position as usize].shown;
-        let after = if from == state && !waits {
+        let after = if from == state {
             before
         } else {
             agent.judge(&agent.instances[instance_position as usize])
@@ -722,16 +694,12 @@ impl Fleet {
         instance.shown = after;
         instance.flapping = instance.flapping.saturating_add_signed(flapped);
         instance.flapping_told = instance.flapping_told.saturating_add_signed(flapped);
-        let component = instance.component;
-        if begins_to_wait {
-            self.arm(at);
-        }
         Some(Applied {
             instance: InstanceId {
                 agent: at,
                 instance: instance_position,
             },
-            component,
+            component: instance.component,
             probe: position,
             from,
             to: state,
@@ -864,14 +832,6 @@ impl Fleet {
                 continue;
             }
             let agent = self.get_mut(at);
-            if agent.awaits_runner && agent.runners_until.is_some_and(|until| until <= now.instant) {
-                agent.awaits_runner = false;
-                for probe in &mut agent.probes {
-                    probe.awaits_runner = false;
-                }
-                self.arm(at);
-                return Some(Lapse::Refresh(at));
-            }
             if agent.hold_until.is_some_and(|until| until <= now.instant) {
                 agent.hold_until = None;
                 let refresh = agent.drop_stale();
@@ -1053,7 +1013,6 @@ fn new_probe(
         flapping: false,
         error: false,
         stale: false,
-        awaits_runner: false,
     }
 }
 

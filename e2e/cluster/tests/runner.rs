@@ -291,7 +291,10 @@ fn commands_run_inside_the_containers_and_the_pod_never_notices() {
     // For a while after its start a pod is what Kubernetes says of it, with runners or without.
     timed("both runners to be up", || {
         aggregator.until("both runners", || {
-            let lines = ["healthscope-runner serve -c 2 cat", "healthscope-runner serve -c 2 /healthscope"];
+            let lines = [
+                "healthscope-runner serve -c 2 cat",
+                "healthscope-runner serve -c 2 /healthscope",
+            ];
             let found = lines.map(|line| world.processes(line).len());
             ensure!(found == [1, 1], "{found:?}");
             Ok(Some(()))

@@ -365,8 +365,8 @@ fn announcement(text: &str, first: u32) -> Vec<AnnouncedInstance> {
         .collect()
 }
 
-/// Records from `0P 1F 2- 3M 4O 5U`: probe id and Passing, Failing, Pending, or that its runner is missing, just now or for
-/// a minute (`O`), or never came up (`U`); `*` behind sets the flapping flag.
+/// Records from `0P 1F 2- 3U`: probe id and Passing, Failing, Pending, or that its runner never came up (`U`); `*` behind sets
+/// the flapping flag.
 fn records(text: &str, seq: u64) -> Vec<Record> {
     text.split_whitespace()
         .map(|word| {
@@ -388,13 +388,12 @@ fn records(text: &str, seq: u64) -> Vec<Record> {
                     Reason::UNSUPPORTED,
                     "no runner has started",
                 ),
-                "M" | "O" => (ProbeState::Pending, 0, Reason::RUNNER_MISSING, "no runner in web"),
                 other => panic!("{other} is no state"),
             };
             Record {
                 seq: Seq(seq),
                 probe: ProbeId(id.parse().expect("a probe id")),
-                age_ms: if letter == "O" { 60_000 } else { 0 },
+                age_ms: 0,
                 state,
                 flapping,
                 error: false,

@@ -125,33 +125,6 @@ fn a_stopped_agent_is_said_to_be_stopped() {
 }
 
 #[test]
-fn a_runner_that_is_not_up_yet_holds_nothing_back_for_two_carrier_periods() {
-    let mut world = World::new();
-    let mut agent = world.agent("shop-web", "web/web-1: readiness liveness", "0P 1M");
-    assert_eq!(world.health("web"), "Healthy Passing");
-    world.wait(19);
-    assert_eq!(world.health("web"), "Healthy Passing");
-    world.wait(1);
-    assert_eq!(world.health("web"), "Unknown RunnerMissing");
-    world.report(&mut agent, "1P");
-    assert_eq!(world.health("web"), "Healthy Passing");
-    // Later it is missed at once.
-    world.report(&mut agent, "1M");
-    assert_eq!(world.health("web"), "Unknown RunnerMissing");
-}
-
-#[test]
-fn a_runner_that_is_not_up_yet_hides_no_failure_and_is_no_health_by_itself() {
-    let mut world = World::new();
-    world.agent("shop-web", "web/web-1: readiness liveness", "0F 1M");
-    assert_eq!(world.health("web"), "Unhealthy ReadinessFailed");
-    world.agent("shop-db", "db/db-1: liveness", "0M");
-    assert_eq!(world.health("db"), "Unknown RunnerMissing");
-    world.agent("shop-old", "old/old-1: readiness liveness", "0P 1O");
-    assert_eq!(world.health("old"), "Unknown RunnerMissing");
-}
-
-#[test]
 fn a_restart_is_no_transition() {
     let mut world = World::new();
     let agent = world.agent("laptop", "web/web-1: readiness; db/db-1: readiness", "0P 1F");
