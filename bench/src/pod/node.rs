@@ -94,6 +94,8 @@ impl Node {
                 "--namespace",
                 RELEASE,
                 "--set=replicas=1",
+                // There is no registry that the canary could ask.
+                "--set=canary.imagePullPolicy=IfNotPresent",
                 "--wait",
                 "--timeout=3m",
             ])
