@@ -39,8 +39,6 @@ pub(super) const AUTHORITIES_KEY: &str = "ca.crt";
 pub(super) const WEBHOOK: &str = "healthscope-agent-injector";
 pub(super) const WEBHOOK_SERVICE: &str = "healthscope-webhook";
 pub(super) const CANARY_SET: &str = "healthscope-canary";
-/// Annotation of a namespace: what is left out there is tried again when its value changes.
-const RETRY: &str = "healthscope.core.oam.dev/retry-injection";
 pub(super) const CANARY: &str = "healthscope-canary-0";
 
 /// Everything about the installation.
@@ -966,7 +964,8 @@ fn tripped(facts: &Facts, trip: &Trip) -> Check {
     if is_local && !namespace.is_empty() {
         // Any other value than before.
         check = check.command(format!(
-            "kubectl annotate namespace {namespace} {RETRY}=\"$(date)\" --overwrite"
+            "kubectl annotate namespace {namespace} {key}=\"$(date)\" --overwrite",
+            key = key::RETRY_INJECTION
         ));
     }
     let everywhere = if namespace.is_empty() {
