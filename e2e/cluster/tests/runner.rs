@@ -179,20 +179,7 @@ impl World<'_> {
 
     /// The pod's processes that were started by this command line, seen from outside.
     fn processes(&self, line: &str) -> Vec<Pid> {
-        let pod = self.pod();
-        let uid = pod["metadata"]["uid"].as_str().unwrap();
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap() {
-            let path = entry.unwrap().path();
-            let read = |name: &str| fs::read(path.join(name)).unwrap_or_default();
-            let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-            let is_ours = String::from_utf8_lossy(&read("cgroup")).contains(uid);
-            if is_ours && words.starts_with(line) {
-                let id = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
-                found.extend(Pid::from_raw(id));
-            }
-        }
-        found
+        support::processes(&self.pod(), line)
     }
 
     fn one(&self, line: &str) -> Pid {

@@ -132,6 +132,24 @@ pub(crate) fn namespace(cluster: &Cluster, name: &str) {
     }
 }
 
+/// The processes of a pod that were started by a command line that begins like this, seen from this machine.
+pub(crate) fn processes(pod: &Value, line: &str) -> Vec<Pid> {
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let path = entry.unwrap().path();
+        // A process may end meanwhile.
+        let read = |name: &str| fs::read(path.join(name)).unwrap_or_default();
+        let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let is_of_pod = String::from_utf8_lossy(&read("cgroup")).contains(uid);
+        if is_of_pod && words.starts_with(line) {
+            let id = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            found.extend(Pid::from_raw(id));
+        }
+    }
+    found
+}
+
 /// Applies objects in a namespace.
 #[track_caller]
 pub(crate) fn apply(cluster: &Cluster, namespace: &str, objects: &str) {
