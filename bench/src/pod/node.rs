@@ -169,7 +169,7 @@ impl Node {
         })
     }
 
-    /// Makes a pod and waits until it is ready.
+    /// Makes a pod of these containers and waits until it is ready.
     pub(crate) fn run(
         &self,
         name: &str,
@@ -177,8 +177,12 @@ impl Node {
         containers: &[Value],
         probes: Option<&Value>,
     ) -> Result<Pod> {
-        self.cluster
-            .apply(&pod(name, namespace, containers, probes).to_string())?;
+        self.run_pod(name, namespace, &pod(name, namespace, containers, probes))
+    }
+
+    /// Makes a pod and waits until it is ready.
+    pub(crate) fn run_pod(&self, name: &str, namespace: &'static str, pod: &Value) -> Result<Pod> {
+        self.cluster.apply(&pod.to_string())?;
         self.cluster
             .wait_for(&format!("pod {name} to be ready"), DEADLINE, || {
                 let found = self.get(namespace, name)?;
