@@ -1,5 +1,5 @@
-//! The breaker on a real node: the agent's image is not there, a rollout gets stuck, and is not for long; once the image is
-//! there injection resumes by itself.
+//! The breaker on a real node: the agent's image is not there, a rollout gets stuck, and is not for long: `healthscope check`
+//! says so and un-sticks it. Once the image is there injection resumes by itself.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
@@ -44,6 +44,13 @@ fn deployment() -> Value {
                 },
             },
         },
+    })
+}
+
+fn disruption_budget() -> Value {
+    json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web"},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "web"}}},
     })
 }
 
@@ -96,6 +103,7 @@ fn a_missing_agent_image_holds_up_a_rollout_for_seconds_and_injection_resumes_by
     node.namespace(SHOP, true);
 
     let begun = Instant::now();
+    node.apply(SHOP, &disruption_budget().to_string());
     node.apply(SHOP, &deployment().to_string());
     let trip = node.until("the breaker to open", || Ok(trips(&node)?.into_iter().next()));
     let opened = begun.elapsed();
@@ -113,7 +121,20 @@ fn a_missing_agent_image_holds_up_a_rollout_for_seconds_and_injection_resumes_by
     let told = node.until("the Event", || event(&node, "InjectionReduced"));
     tell(&format!("{}", told["note"]));
 
-    node.kubectl(SHOP, "delete pods --selector=app=web --wait=false");
+    node.until("check to say what to do about both pods", || {
+        let mut check = support::kubectl_command(&node.cluster, SHOP, "healthscope check");
+        let checked = check.output()?;
+        let said = String::from_utf8_lossy(&checked.stdout);
+        for words in ["2 pods are stuck", "ImagePull", "check -n shop --fix"] {
+            ensure!(said.contains(words), "{words:?} is not in\n{said}");
+        }
+        ensure!(checked.status.code() == Some(1), "{}", checked.status);
+        Ok(Some(()))
+    });
+    // Both, although no pod of it may be disrupted: one that has never started is not.
+    let fixed = node.kubectl(SHOP, "healthscope check --fix --yes");
+    tell(&fixed);
+    assert!(fixed.ends_with("2 un-stuck, 0 left\n"), "{fixed}");
     until_ready(&node, "pods without an agent to be ready", false);
     tell(&format!(
         "pods without it are ready {:.1?} after the rollout began",
