@@ -22,7 +22,10 @@ use {
     healthscope_e2e_cluster::{Component, tell, timed},
     rustix::process::{Pid, Signal, kill_process},
     serde_json::{Value, json},
-    std::{fs, time::Instant},
+    std::{
+        fs,
+        time::{Duration, Instant},
+    },
 };
 
 const WORK: &str = "work";
@@ -30,6 +33,8 @@ const WORK: &str = "work";
 const REPLICAS: u32 = 20;
 /// As many as are enough to tell one from all.
 const FEW: u32 = 3;
+/// How long the network is cut: twice as long as an agent may be silent before it counts as lost.
+const CUT: Duration = Duration::from_secs(60);
 /// Where agents find the aggregator.
 const AGENTS_PORT: &str = "7575";
 
@@ -345,6 +350,15 @@ impl World {
             for name in ["db", "log", "one"] {
                 self.installation.until_health(WORK, name, "Unknown");
             }
+            // A minute of it, and nobody is called sick or well meanwhile.
+            self.installation.until("the cut to last", || {
+                for name in ["web", "db", "log", "one"] {
+                    let path = format!("/apis/core.oam.dev/v1beta1/namespaces/{WORK}/healthscopes/{name}");
+                    let scope = self.installation.cluster.get(&path)?;
+                    assert_eq!(scope["status"]["health"], "Unknown", "{scope}");
+                }
+                Ok((begun.elapsed() >= CUT).then_some(()))
+            });
             change("-D");
             timed("agents to be heard after a cut", || self.until_all_healthy());
         });
