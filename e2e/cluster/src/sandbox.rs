@@ -25,6 +25,7 @@ pub(crate) const STANDS: &str = "sandbox-stands";
 
 /// A bridge with one end of a cable in it, because not every kernel has a dummy device; and a default route, because
 /// the API server wants one. `/var` and `/run` are the node's own: most of Kubernetes writes to fixed paths below them.
+/// Nothing can be executed from `/var`, as on hardened nodes (though runc gives the volumes of containers flags of their own).
 const SCRIPT: &str = r#"set -eu
 folder=$1 address=$2 pause=$3
 ip link set lo up
@@ -41,6 +42,7 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 [ -e /proc/sys/net/bridge ] || modprobe br_netfilter
 echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
 mount --bind "$folder/var" /var
+mount -o remount,bind,noexec /var
 mount -t tmpfs tmpfs /run
 : >"$folder/sandbox-stands"
 exec "$pause"
