@@ -143,7 +143,7 @@ fn build(
         toolchain
             .cargo()
             .args(["build", "--locked", "--target", TARGET])
-            .args(["--config", &format!("target.{TARGET}.linker='{C_COMPILER}'")])
+            .args(["--config", &format!("target.{TARGET}.linker=\"{C_COMPILER}\"")])
             .args(["--profile", profile, "--package", package])
             .env("TARGET_CC", C_COMPILER)
             .env("CARGO_TARGET_DIR", folder),
