@@ -86,7 +86,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for program in [&programs.agent, &programs.runner] {
         let words = [program.as_os_str(), "--version".as_ref()];
         let said = run::output(emulated(&toolchain).args(words)).context(
-            "the emulator could not be used: it takes Linux 6.7 or newer, and user namespaces that this user may make",
+            "the emulator could not be used (it takes Linux 6.7 or newer, and user namespaces that this user may make)",
         )?;
         print!("    {said}");
     }
