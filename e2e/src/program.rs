@@ -180,11 +180,17 @@ pub async fn run<S: AsRef<OsStr>>(name: &str, arguments: &[S]) -> Result<(Option
     Ok((output.status.code(), text(output.stdout), text(output.stderr)))
 }
 
-/// A binary of this workspace, built by `cargo build --workspace` in the profile of the tests.
+/// A binary of this workspace, built by `cargo build --workspace` in the profile of the tests; an agent of another machine
+/// when one is named.
 ///
 /// # Errors
 /// When it is not there.
 pub fn binary(name: &str) -> Result<PathBuf> {
+    if name == "healthscope-agent"
+        && let Some(named) = std::env::var_os("HEALTHSCOPE_TEST_AGENT")
+    {
+        return Ok(named.into());
+    }
     let test = std::env::current_exe()?;
     let folder = test
         .parent()

@@ -58,6 +58,11 @@ fn build(target: &str) -> anyhow::Result<()> {
         .with_context(|| format!("{} was not built", program.display()))?
         .len();
     println!("{}: {size} bytes", program.display());
+    check_size(size)
+}
+
+/// Fails when a runner of so many bytes must not be shipped.
+pub(crate) fn check_size(size: u64) -> anyhow::Result<()> {
     if size > MAX_BYTES {
         bail!("the runner has {size} bytes and may have {MAX_BYTES}");
     }

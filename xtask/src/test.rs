@@ -5,7 +5,7 @@
 
 use {
     crate::{
-        cluster,
+        arm64, cluster,
         prerequisite::{self, Prerequisite},
         run, runner,
     },
@@ -27,11 +27,13 @@ const DEFAULT_SEEDS: u32 = 1000;
 const SEEDS_VARIABLE: &str = "HEALTHSCOPE_SEEDS";
 
 /// Variables that change what our programs do and must not leak from the developer's shell into a test.
-const UNSET: [&str; 4] = [
+pub(crate) const UNSET: [&str; 6] = [
     "HEALTHSCOPE_SERVER",
     "HEALTHSCOPE_LOG",
     "NO_COLOR",
     KUBERNETES_VARIABLE,
+    arm64::AGENT_VARIABLE,
+    arm64::RUNNER_VARIABLE,
 ];
 
 /// Says to the tests with a cluster against which Kubernetes they run.

@@ -4,6 +4,8 @@ use {
     crate::{PATIENCE, soon},
     rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit},
     std::{
+        env,
+        ffi::OsString,
         fs,
         io::{BufRead, BufReader},
         path::PathBuf,
@@ -19,7 +21,11 @@ use {
     },
 };
 
-pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_healthscope-agent");
+/// The program that is tested: cargo's, or the one that is named, which may be another machine's and run through an emulator.
+pub(crate) fn tested() -> OsString {
+    let named = env::var_os("HEALTHSCOPE_TEST_AGENT");
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_healthscope-agent").into())
+}
 
 /// Where an agent's files are, before and after it runs.
 pub(crate) struct Home {
@@ -54,7 +60,7 @@ impl Home {
 
     /// The usual command line, in an environment that says nothing.
     pub(crate) fn command(&self, aggregator: &str) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(tested());
         self.arguments(&mut command, aggregator);
         command
     }

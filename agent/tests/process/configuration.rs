@@ -2,7 +2,7 @@
 
 use {
     crate::{
-        agent::{BINARY, Home, exec_component, tcp_component},
+        agent::{Home, exec_component, tcp_component, tested},
         aggregator::{Aggregator, probes},
     },
     healthscope_shared::probe::outcome::ProbeState,
@@ -19,7 +19,7 @@ fn run(command: &mut Command) -> (Option<i32>, String) {
 }
 
 fn check_usage(arguments: &[&str], part: &str) {
-    let (code, said) = run(Command::new(BINARY).env_clear().args(arguments));
+    let (code, said) = run(Command::new(tested()).env_clear().args(arguments));
     assert_eq!(code, Some(2), "{arguments:?}: {said}");
     assert!(said.contains(part), "{arguments:?}: {said}");
 }
@@ -76,7 +76,7 @@ fn a_component_is_given_itself_or_in_a_file() {
         ],
         "--runner-dir",
     );
-    let (code, said) = run(Command::new(BINARY)
+    let (code, said) = run(Command::new(tested())
         .env_clear()
         .env("HEALTHSCOPE_COMPONENT", component)
         .env("HEALTHSCOPE_AGGREGATOR", "ws://localhost:1"));
@@ -89,7 +89,7 @@ fn a_component_is_given_itself_or_in_a_file() {
 
 #[test]
 fn environment_says_the_same_as_flags() {
-    let (code, said) = run(Command::new(BINARY)
+    let (code, said) = run(Command::new(tested())
         .env_clear()
         .env("HEALTHSCOPE_CONFIG", "/nowhere/config.yaml")
         .env("HEALTHSCOPE_AGGREGATOR", "ws://localhost:1"));
@@ -135,7 +135,7 @@ fn files_that_cannot_be_used_are_named() {
         .command("ws://localhost:1")
         .args(["--token-file", "/nowhere/token"]));
     assert_eq!((code, said.contains("/nowhere/token")), (Some(1), true), "{said}");
-    let (code, said) = run(Command::new(BINARY).env_clear().args([
+    let (code, said) = run(Command::new(tested()).env_clear().args([
         "--config",
         home.path("config.yaml").to_str().unwrap(),
         "--aggregator",
@@ -242,11 +242,11 @@ async fn directory_of_many_components_is_announced_in_parts() {
             .collect();
         std::fs::write(directory.join(format!("{file}.yaml")), text).unwrap();
     }
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(tested());
     home.arguments(&mut command, &aggregator.url());
     // The later flag would be a second one; the environment does not say it.
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(tested());
     command.env_clear().args(arguments.iter().map(|argument| {
         if *argument == home.path("config.yaml") {
             directory.as_os_str()

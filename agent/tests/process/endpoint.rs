@@ -2,7 +2,7 @@
 
 use {
     crate::{
-        agent::{Agent, BINARY, Home, exec_component, tcp_component},
+        agent::{Agent, Home, exec_component, tcp_component, tested},
         aggregator::Aggregator,
         soon,
     },
@@ -207,7 +207,9 @@ async fn checks_leave_the_agent_the_descriptors_that_it_needs() {
         .collect();
     let home = Home::new(&hanging);
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 40 && exec \"$@\"", "sh", BINARY]);
+    command
+        .args(["-c", "ulimit -n 40 && exec \"$@\"", "sh"])
+        .arg(tested());
     home.arguments(&mut command, &aggregator.url());
     let agent = Agent::start(&home, command);
     let mut session = aggregator.open().await;
@@ -226,7 +228,9 @@ async fn checks_leave_the_agent_the_descriptors_that_it_needs() {
 async fn soft_limit_of_descriptors_is_raised() {
     let home = Home::new(&exec_component("web", "true"));
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -Sn 40 && exec \"$@\"", "sh", BINARY]);
+    command
+        .args(["-c", "ulimit -Sn 40 && exec \"$@\"", "sh"])
+        .arg(tested());
     home.arguments(&mut command, "ws://localhost:1");
     let agent = Agent::start(&home, command);
     agent.logged("starting").await;

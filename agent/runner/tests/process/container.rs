@@ -12,6 +12,8 @@ use {
         process::{Pid, Signal, kill_process},
     },
     std::{
+        env,
+        ffi::OsString,
         fs,
         io::{self, Read, Write},
         os::unix::net::{UnixListener, UnixStream},
@@ -23,7 +25,11 @@ use {
     tempfile::TempDir,
 };
 
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_healthscope-runner");
+/// The program that is tested: cargo's, or the one that is named, which may be another machine's and run through an emulator.
+pub(crate) fn tested() -> OsString {
+    let named = env::var_os("HEALTHSCOPE_TEST_RUNNER");
+    named.unwrap_or_else(|| env!("CARGO_BIN_EXE_healthscope-runner").into())
+}
 
 /// Its runner is killed when it goes.
 pub(crate) struct Container {
@@ -36,7 +42,7 @@ impl Container {
         // A copy and not a link: where its processes' program lies tells whose they are. Made by another process, for
         // nobody can execute a file that one of ours has open for writing while a third is being started.
         let copied = Command::new("cp")
-            .arg(PROGRAM)
+            .arg(tested())
             .arg(directory.path().join(RUNNER))
             .status();
         assert!(copied.unwrap().success());
@@ -90,9 +96,13 @@ impl Container {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap() {
             let path = entry.unwrap().path();
-            let is_ours = fs::read_link(path.join("exe")).is_ok_and(|exe| exe == program);
             let line = fs::read_to_string(path.join("cmdline")).unwrap_or_default();
-            if is_ours && line.split('\0').nth(1) == Some("serve") {
+            let mut words = line.split('\0').skip(1).peekable();
+            // An emulator's process is the emulator, and its first argument the program's file.
+            let is_emulated = words.next_if(|word| **word == *program).is_some();
+            let is_ours = is_emulated || fs::read_link(path.join("exe")).is_ok_and(|exe| exe == program);
+            let task = words.nth(usize::from(is_emulated));
+            if is_ours && task == Some("serve") {
                 let id = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
                 found.extend(Pid::from_raw(id));
             }

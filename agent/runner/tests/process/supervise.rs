@@ -3,7 +3,7 @@
 use {
     crate::{
         PATIENCE,
-        container::{PROGRAM, is_alive},
+        container::{is_alive, tested},
         until,
     },
     rustix::process::{Pid, Signal, kill_process},
@@ -29,7 +29,7 @@ struct Supervisor {
 impl Supervisor {
     fn start(agent: &[&str]) -> Self {
         let volume = tempfile::tempdir().unwrap();
-        let mut child = Command::new(PROGRAM)
+        let mut child = Command::new(tested())
             .args(["supervise", "--dir"])
             .arg(volume.path())
             .args(["--target", "web", "--target", "db", "--"])
@@ -120,7 +120,7 @@ fn an_agent_that_is_missing_ends_nobody() {
 
 #[test]
 fn an_unusable_command_line_ends_nobody() {
-    let mut child = Command::new(PROGRAM)
+    let mut child = Command::new(tested())
         .args(["supervise", "--dirr", "x"])
         .stderr(Stdio::piped())
         .spawn()
@@ -168,7 +168,9 @@ fn orphans_are_reaped_where_it_is_the_first_process() {
     let volume = tempfile::tempdir().unwrap();
     let script = "for i in 1 2 3 4 5 6 7 8; do (sleep 0.01 &) ; done; echo x > $VOLUME/up; exec sleep 1000";
     let mut outside = Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", PROGRAM, "supervise", "--dir"])
+        .args(["--pid", "--fork", "--kill-child"])
+        .arg(tested())
+        .args(["supervise", "--dir"])
         .arg(volume.path())
         .args(["--", "sh", "-c", script])
         .env("VOLUME", volume.path())
