@@ -43,13 +43,13 @@ const KUBERNETES_VARIABLE: &str = "HEALTHSCOPE_E2E_KUBERNETES";
 const OLDEST_KUBERNETES: &str = "1.34";
 
 /// The tests with a cluster that need nothing of it but an API server, and start whichever they are told to.
-/// `faults_replicas`, which is long, is not among them: what of it depends on the API server is in `lease`.
-const API_SERVER_TESTS: [&str; 11] = [
+const API_SERVER_TESTS: [&str; 12] = [
     "attacks",
     "check",
     "cli",
     "faults_api_server",
     "faults_objects",
+    "faults_replicas",
     "faults_tokens",
     "identity",
     "lease",
