@@ -12,7 +12,7 @@ use {
     },
     anyhow::{Context, bail},
     std::{
-        env, fs,
+        env,
         path::{Path, PathBuf},
         process::Command,
     },
@@ -69,11 +69,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
             env::consts::ARCH
         );
     }
-    let metadata = run::metadata()?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("no target directory")?;
-    let folder = Path::new(target).join("arm64");
+    let folder = run::target_directory()?.join("arm64");
 
     println!("==> preparing a toolchain for {TARGET}");
     install_prerequisites()?;
@@ -149,10 +145,7 @@ fn build(
             .env("CARGO_TARGET_DIR", folder),
     )?;
     let program = folder.join(TARGET).join(profile).join(package);
-    let size = fs::metadata(&program)
-        .with_context(|| format!("{} was not built", program.display()))?
-        .len();
-    println!("    {}: {size} bytes", program.display());
+    let size = run::built(&program)?;
     Ok((program, size))
 }
 

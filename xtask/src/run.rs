@@ -5,6 +5,7 @@ use {
     std::{
         env,
         ffi::OsStr,
+        fs,
         path::{Path, PathBuf},
         process::{Command, Output},
     },
@@ -96,6 +97,24 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     env::split_paths(&path)
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
+    let metadata = metadata()?;
+    let folder = metadata["target_directory"].as_str();
+    Ok(folder
+        .context("cargo metadata without a target directory")?
+        .into())
+}
+
+/// Says how large a program is that was just built; its size in bytes.
+pub(crate) fn built(program: &Path) -> anyhow::Result<u64> {
+    let size = fs::metadata(program)
+        .with_context(|| format!("{} was not built", program.display()))?
+        .len();
+    println!("    {}: {size} bytes", program.display());
+    Ok(size)
 }
 
 /// What cargo knows of the workspace: `cargo metadata`, with the packages it depends on.

@@ -2,11 +2,8 @@
 
 use {
     crate::run,
-    anyhow::{Context, bail},
-    std::{
-        env, fs,
-        path::{Path, PathBuf},
-    },
+    anyhow::bail,
+    std::{env, path::Path},
 };
 
 /// The largest that may be shipped: it lies in the memory of every pod.
@@ -49,16 +46,8 @@ fn build(target: &str) -> anyhow::Result<()> {
         "--package",
         "healthscope-runner",
     ]))?;
-    let metadata = run::metadata()?;
-    let folder = metadata["target_directory"]
-        .as_str()
-        .context("no target directory")?;
-    let program: PathBuf = [folder, target, "runner", "healthscope-runner"].iter().collect();
-    let size = fs::metadata(&program)
-        .with_context(|| format!("{} was not built", program.display()))?
-        .len();
-    println!("{}: {size} bytes", program.display());
-    check_size(size)
+    let folder = run::target_directory()?.join(target);
+    check_size(run::built(&folder.join("runner/healthscope-runner"))?)
 }
 
 /// Fails when a runner of so many bytes must not be shipped.

@@ -71,16 +71,10 @@ pub(super) async fn measure(node: &Node, starts: usize) -> Result<()> {
     // The first round finds cold caches.
     for round in 0..=starts {
         for sort in &mut sorts {
-            let Sort {
-                title: _,
-                name,
-                has_token,
-                taken,
-            } = sort;
-            for (taken, namespace) in taken.iter_mut().zip([PLAIN, INJECTED]) {
-                let name = format!("start-{name}-{round}-{namespace}");
+            for (taken, namespace) in sort.taken.iter_mut().zip([PLAIN, INJECTED]) {
+                let name = format!("start-{}-{round}-{namespace}", sort.name);
                 let mut wanted = pod(&name, namespace, &containers(), None);
-                wanted["spec"]["automountServiceAccountToken"] = json!(*has_token);
+                wanted["spec"]["automountServiceAccountToken"] = json!(sort.has_token);
                 let pod = node.run_pod(&name, namespace, &wanted)?;
                 let scheduled = scheduled(&mut seen, &name).await?;
                 let process = node.process(&pod, "sleep 1000000")?;

@@ -397,7 +397,7 @@ impl World {
             kill_process(agent, Signal::KILL).unwrap();
             timed("a killed agent to be back", || {
                 self.installation.until("another agent", || {
-                    let agents = self.installation.processes(&pod, "/healthscope-agent");
+                    let agents = support::processes(&pod, "/healthscope-agent");
                     ensure!(agents.len() == 1 && agents[0] != agent, "there are {agents:?}");
                     Ok(Some(()))
                 });
@@ -434,7 +434,7 @@ impl World {
             begun.elapsed()
         ));
         watched.never(&["Unhealthy"]);
-        assert_eq!(self.installation.processes(&pod, RUNNER).len(), 1);
+        assert_eq!(support::processes(&pod, RUNNER).len(), 1);
         self.no_harm(&self.online, &["killed"]);
     }
 
@@ -463,10 +463,7 @@ impl World {
             self.installation.until_health(ONLINE, "restarted", "Healthy")
         });
         self.break_and_mend("restarted");
-        assert_eq!(
-            self.installation.processes(&self.pod("restarted"), RUNNER).len(),
-            1
-        );
+        assert_eq!(support::processes(&self.pod("restarted"), RUNNER).len(), 1);
     }
 
     fn a_carried_probe_is_what_it_was(&self) {

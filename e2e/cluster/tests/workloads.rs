@@ -29,6 +29,8 @@ use {
 };
 
 const WORK: &str = "work";
+/// The workloads that last, with a scope each.
+const APPS: [&str; 4] = ["web", "db", "log", "one"];
 /// As many as the goal names.
 const REPLICAS: u32 = 20;
 /// As many as are enough to tell one from all.
@@ -152,7 +154,7 @@ impl World {
         timed("every kind to be healthy from inside", || {
             self.until_all_healthy();
         });
-        for app in ["web", "db", "log", "one"] {
+        for app in APPS {
             self.installation.until_passing(WORK, app);
             for pod in self.pods(app) {
                 assert!(is_injected(&pod), "{pod:#}");
@@ -269,7 +271,7 @@ impl World {
 
     /// The pods that are there now, and that none of them is harmed by something.
     fn unharmed(&self, what: &dyn Fn()) {
-        let names: Vec<String> = ["web", "db", "log", "one"]
+        let names: Vec<String> = APPS
             .iter()
             .flat_map(|app| self.pods(app))
             .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
@@ -352,10 +354,9 @@ impl World {
             }
             // A minute of it, and nobody is called sick or well meanwhile.
             self.installation.until("the cut to last", || {
-                for name in ["web", "db", "log", "one"] {
-                    let path = format!("/apis/core.oam.dev/v1beta1/namespaces/{WORK}/healthscopes/{name}");
-                    let scope = self.installation.cluster.get(&path)?;
-                    assert_eq!(scope["status"]["health"], "Unknown", "{scope}");
+                for name in APPS {
+                    let status = support::status(&self.installation.cluster, WORK, name)?;
+                    assert_eq!(status["health"], "Unknown", "{status}");
                 }
                 Ok((begun.elapsed() >= CUT).then_some(()))
             });
@@ -401,7 +402,7 @@ impl World {
             "seen during a restart of the node: {:#?}",
             watched.seen()
         ));
-        for app in ["web", "db", "log", "one"] {
+        for app in APPS {
             self.installation.until_passing(WORK, app);
         }
     }

@@ -2,18 +2,12 @@
 
 use {
     crate::{
-        PATIENCE,
         container::{Agent, Container, until_gone},
         until,
     },
     healthscope_runner::protocol::End,
     rustix::process::{Signal, kill_process},
-    std::{
-        fs,
-        path::PathBuf,
-        thread,
-        time::{Duration, Instant},
-    },
+    std::{fs, path::PathBuf, thread, time::Instant},
 };
 
 #[test]
@@ -71,11 +65,9 @@ fn a_runner_is_detached_from_whoever_started_it() {
     assert_ne!(session, our_session);
     let strange = || strange_descriptors(runner, &container);
     // What an emulator has open while it loads the program is closed soon; what was inherited stays.
-    let begun = Instant::now();
-    while !strange().is_empty() && begun.elapsed() < PATIENCE {
-        thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(strange(), Vec::<PathBuf>::new(), "open");
+    until(&format!("{:?} to be closed", strange()), || {
+        strange().is_empty().then_some(())
+    });
 }
 
 /// What a runner has open that it should not.

@@ -352,16 +352,11 @@ impl Installation {
         self.cluster.kubectl(words).unwrap()
     }
 
-    /// The processes of a pod that were started by a command line that begins like this, seen from this machine.
-    pub(crate) fn processes(&self, pod: &Value, line: &str) -> Vec<Pid> {
-        support::processes(pod, line)
-    }
-
     /// The one process of a pod with such a command line, as soon as it is there.
     #[track_caller]
     pub(crate) fn process(&self, pod: &Value, line: &str) -> Pid {
         self.until(&format!("one process {line}"), || {
-            let found = self.processes(pod, line);
+            let found = support::processes(pod, line);
             ensure!(found.len() == 1, "there are {found:?}");
             Ok(Some(found[0]))
         })
